@@ -1,0 +1,1 @@
+"""Words and decisions of the platform, computed without any I/O."""

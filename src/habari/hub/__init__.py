@@ -1,0 +1,1 @@
+"""What Habari adds to the JupyterHub process."""

@@ -1,0 +1,1 @@
+"""One machine: the stack of processes, the embedded object store and the isolated spawner."""
