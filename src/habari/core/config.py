@@ -126,7 +126,7 @@ class Buckets(Section):
     """The buckets of the tenant."""
 
     prefix: Annotated[str, Field(pattern=r"^([a-z0-9][a-z0-9-]{0,10}-)?$")] = ""
-    """Put before the name of every bucket, identity and group, where several tenants share one store; ends in a hyphen."""
+    """Put before every bucket, identity and group name where tenants share a store; ends in a hyphen."""
     common: list[CommonBucket] = [
         CommonBucket(name="lake", description="Data for everyone, kept by the administrators"),
         CommonBucket(name="notebooks", description="Notebooks that everyone may change", everyone="write"),
