@@ -55,6 +55,19 @@ def personal_bucket(name: str, *, prefix: str = "") -> str:
     return f"{prefix}{_RESERVED_PREFIX}{slug(name)}"
 
 
+def identity(name: str, *, prefix: str = "") -> str:
+    """Return the name of a user's identity at the object store: that of the personal bucket.
+
+    So no user name, `admin` or `everyone` included, can meet an identity that the store or the platform keeps itself.
+    """
+    return personal_bucket(name, prefix=prefix)
+
+
+def everyone_group(*, prefix: str = "") -> str:
+    """Return the name of the group at the object store that each identity of the tenant joins once."""
+    return f"{prefix}everyone"
+
+
 def common_bucket(name: str, *, prefix: str = "") -> str:
     """Return the S3 name of a common bucket, which can never be that of a personal one.
 
