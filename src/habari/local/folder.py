@@ -22,7 +22,18 @@ from typing import Any
 from habari.core import errors
 from habari.local import secretfiles
 
-_PARTS = ("secrets/hub", "secrets/storage", "secrets/store", "hub", "storage", "objects", "homes", "run", "logs")
+_PARTS = (
+    "secrets",
+    "secrets/hub",
+    "secrets/storage",
+    "secrets/store",
+    "hub",
+    "storage",
+    "objects",
+    "homes",
+    "run",
+    "logs",
+)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -48,7 +48,7 @@ def choose(data: folder.Folder, names: Collection[str], *, offsets: Collection[i
         for name in names
         if isinstance(port := kept.get(name), int) and all(freeports.is_free(port + offset) for offset in offsets)
     }
-    missing = [name for name in names if name not in chosen]
-    chosen |= dict(zip(missing, freeports.find(len(missing), offsets=offsets), strict=True))
+    if missing := [name for name in names if name not in chosen]:
+        chosen |= dict(zip(missing, freeports.find(len(missing), offsets=offsets), strict=True))
     data.write_json("ports.json", kept | chosen)
     return chosen

@@ -118,13 +118,14 @@ def prepare(options: Options, tenant: config.Tenant, data: folder.Folder) -> Sta
         raise errors.ConfigError(msg)
     if options.isolation:
         spawner.check_isolation()
+    # One call, so that no two parts get the same port.
+    chosen = ports.choose(data, [*_PORTS, *_STORE_PORTS], offsets=(0, objectstore.GRPC_OFFSET))
     store = objectstore.prepare(
         data=data.path / "objects",
         secrets_folder=data.path / "secrets",
-        ports=objectstore.Ports(**ports.choose(data, _STORE_PORTS, offsets=(0, objectstore.GRPC_OFFSET))),
+        ports=objectstore.Ports(**{name: chosen[name] for name in _STORE_PORTS}),
         reserve_gib=tenant.store.reserve_gib,
     )
-    chosen = ports.choose(data, _PORTS)
     _make_secrets(data)
     effective = tenant.model_dump_json(exclude_none=True).encode()
     secretfiles.write(data.path / "run" / "habari.yaml", effective)
