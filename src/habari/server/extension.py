@@ -1,0 +1,110 @@
+"""The hooks through which Jupyter Server takes Habari in.
+
+`_link_jupyter_server_extension` runs before the server's managers and before any kernel. In a hub, known by
+`HABARI_STORAGE_URL`, it fetches the user's keys and puts them in the environment, or ends the process: a
+server without keys never starts. For `habari lab` it takes what is in the environment. In any other server
+it does nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import pathlib
+import sys
+import tempfile
+from typing import TYPE_CHECKING
+
+import traitlets
+from traitlets import config
+
+from habari.core import errors
+from habari.server import clients, environment, source
+
+if TYPE_CHECKING:
+    from jupyter_server import serverapp
+
+_MAX_RUNTIME_DIR = 55
+"""Longest runtime folder, in bytes, under which a kernel's socket has a legal name: Linux allows 107 bytes, and
+Jupyter appends `/kernel-UUID-ipc-N`, 51 bytes with a number of two digits (`unix(7)`)."""
+
+
+class Habari(config.Configurable):
+    """The settings of a server that runs without a hub; `habari lab` makes them."""
+
+    standalone = traitlets.Bool(
+        default_value=False,
+        help="Show the buckets of the S3 variables in the environment, without a hub. Default: False.",
+    ).tag(config=True)
+    buckets = traitlets.List(
+        traitlets.Unicode(),
+        help="Names of the buckets to show when standalone. Default: those that the object store lists.",
+    ).tag(config=True)
+
+
+def _link_jupyter_server_extension(app: serverapp.ServerApp) -> None:
+    """Set the environment and the tree before the server makes its managers.
+
+    Raises:
+        SystemExit: With one sentence, if a server of a hub has no keys.
+    """
+    url = os.environ.get("HABARI_STORAGE_URL")
+    try:
+        if url:
+            _link_to_hub(app, url)
+        elif (alone := Habari(config=app.config)).standalone:
+            _link_alone(app, alone)
+    except errors.HabariError as error:
+        msg = f"The server was not started. {error}"
+        raise SystemExit(msg) from error
+    except Exception as error:  # Jupyter Server logs an extension's errors and starts without it
+        app.log.exception("The extension of Habari failed")
+        msg = f"The server was not started: its extension failed unexpectedly ({type(error).__name__}); see the log."
+        raise SystemExit(msg) from error
+
+
+def _load_jupyter_server_extension(app: serverapp.ServerApp) -> None:
+    """Do nothing: the work is done before managers exist, but Jupyter Server wants this hook too."""
+
+
+def _link_to_hub(app: serverapp.ServerApp, url: str) -> None:
+    token = os.environ.get("JUPYTERHUB_API_TOKEN")
+    if not token:
+        msg = "JUPYTERHUB_API_TOKEN is not set, which the hub sets; launch the server from the hub."
+        raise errors.ConfigError(msg)
+    service = source.StorageService(url, token)
+    me = app.io_loop.run_sync(service.me)
+    found = environment.from_me(me)
+    environment.replace(os.environ, found, bucket=me.bucket)
+    os.environ["HABARI_DEBUGGER"] = "off"
+    app.update_config(config.Config({"KernelManager": {"transport": "ipc"}}))
+    _make_runtime_dir_private(app)
+    _start_duckdb(app)
+    app.log.info("Habari: user %s, object store %s, %d buckets", me.user, found.endpoint_url, len(me.buckets))
+
+
+def _link_alone(app: serverapp.ServerApp, alone: Habari) -> None:
+    store = environment.store(os.environ)
+    environment.complete(os.environ, store)
+    _start_duckdb(app)
+    app.log.info("Habari: object store %s, buckets %s", store.endpoint_url, alone.buckets or "as it lists them")
+
+
+def _start_duckdb(app: serverapp.ServerApp) -> None:
+    """Have DuckDB's own configuration written, by another process, while this one goes on starting."""
+    if clients.duckdb_is_configured(pathlib.Path.home()):
+        return
+    program = (sys.executable, "-m", "habari.server.clients")
+    try:
+        app.io_loop.run_sync(lambda: asyncio.create_subprocess_exec(*program, stdin=asyncio.subprocess.DEVNULL))
+    except OSError as error:
+        app.log.warning("DuckDB was not configured for S3: %s", error)
+
+
+def _make_runtime_dir_private(app: serverapp.ServerApp) -> None:
+    """Let the sockets of kernels lie in a folder that only this user enters, under a path that sockets can have."""
+    folder = pathlib.Path(app.runtime_dir)
+    if len(os.fsencode(folder)) > _MAX_RUNTIME_DIR:
+        folder = pathlib.Path(tempfile.mkdtemp(prefix="jupyter-"))  # mode 700
+        app.runtime_dir = os.environ["JUPYTER_RUNTIME_DIR"] = str(folder)
+    folder.chmod(0o700)
