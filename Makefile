@@ -13,7 +13,7 @@ APT := $$([ "$$(id -u)" = 0 ] || echo "sudo -n") apt-get
 export UV_PYTHON_DOWNLOADS := never
 export UV_NO_PROGRESS := 1
 
-.PHONY: help up setup check test unit matrix e2e bench lock clean
+.PHONY: help up setup check test unit matrix e2e bench docs lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,6 +45,10 @@ e2e: .venv/.dev .venv-notebook/.ready ## the story in Chromium
 
 bench: .venv/.dev .venv-notebook/.ready ## measure, and write docs/benchmarks.md
 	$(BIN)/python -m tests.bench
+
+docs: .venv/.dev .venv-notebook/.ready ## make docs/habari-yaml.md from the schema
+	$(BIN)/python tools/document-config > docs/habari-yaml.md
+	$(BIN)/python tools/document-licences > docs/licences.md
 
 lock: .venv-setup/.ready ## compile requirements/*.lock anew
 	tools/lock
