@@ -9,7 +9,7 @@ import dataclasses
 import datetime
 import json
 from collections.abc import Callable, Iterable, Mapping
-from typing import NotRequired, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 from habari.core import errors, model
 
@@ -112,6 +112,30 @@ def group_policy(grants: Iterable[model.Grant], *, dialect: Dialect) -> Policy |
     return _document(statements)
 
 
+def canonical(document: Mapping[str, Any]) -> Policy:
+    """Return a policy in the one form in which two that mean the same are equal.
+
+    Stores give a list of one as a plain text, and lists in an order of their own.
+    """
+    statements: list[Statement] = []
+    for each in _listed(document.get("Statement")):
+        statement: Statement = {
+            "Sid": str(each.get("Sid", "")),
+            "Effect": each["Effect"],
+            "Action": sorted(_listed(each["Action"])),
+            "Resource": sorted(_listed(each["Resource"])),
+        }
+        if principal := each.get("Principal"):
+            named = principal if isinstance(principal, Mapping) else {"AWS": principal}
+            statement["Principal"] = {kind: sorted(_listed(who)) for kind, who in named.items()}
+        if condition := each.get("Condition"):
+            statement["Condition"] = {
+                test: {key: sorted(_listed(value)) for key, value in keys.items()} for test, keys in condition.items()
+            }
+        statements.append(statement)
+    return {"Version": str(document.get("Version", "")), "Statement": sorted(statements, key=json.dumps)}
+
+
 def views(
     grants: Iterable[model.Grant], *, user: str, groups: Iterable[str]
 ) -> Mapping[str, tuple[model.Access, list[str]]]:
@@ -187,6 +211,10 @@ def _statements(scope: _Scope, dialect: Dialect, count: int) -> list[Statement]:
     if until:
         objects["Condition"] = until
     return [listing, objects]
+
+
+def _listed(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, list | tuple) else [] if value is None else [value]
 
 
 def _document(statements: list[Statement]) -> Policy | None:
