@@ -1,0 +1,98 @@
+"""Binds a hub user to the person who signed in; the launch passes the pair on to the storage service.
+
+A name can change hands: an account is removed and made anew, a GitHub user renames. So the hub keeps
+(issuer, subject) in the user's auth state, and the storage service compares it with what it knew.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, TypedDict
+
+from jupyterhub import orm
+
+from habari.core import errors
+
+SESSION_S = 12 * 3600
+"""Seconds until a sign-in that cannot be checked again must be repeated: arbitrary, a working day."""
+
+
+class Binding(TypedDict):
+    """The whole auth state that the hub keeps, encrypted: no token of the sign-in service is in it."""
+
+    issuer: str
+    subject: str
+    signed_in_at: float
+
+
+def make_binding(issuer: str, subject: str) -> Binding:
+    """Return the auth state of somebody who has just signed in."""
+    return {"issuer": issuer, "subject": subject, "signed_in_at": time.time()}
+
+
+def read(auth_state: Mapping[str, Any] | None, name: str) -> tuple[str, str]:
+    """Return issuer and subject of a user's last sign-in.
+
+    Args:
+        auth_state: What the hub kept of it.
+        name: The user, for the message.
+
+    Raises:
+        NotPermittedError: If the hub does not know who signed in.
+    """
+    issuer, subject = (auth_state or {}).get("issuer"), (auth_state or {}).get("subject")
+    if not issuer or not subject:
+        msg = (
+            f"The hub does not know who signed in as {name!r}, so it cannot tell whose bucket to open. "
+            "Sign out, sign in again, then launch; nobody else can make the first launch for a user."
+        )
+        raise errors.NotPermittedError(msg)
+    return str(issuer), str(subject)
+
+
+def recent(auth_state: Mapping[str, Any] | None, now: float) -> bool:
+    """Tell whether a sign-in still counts at `now` (seconds since 1970) although nobody can check it again."""
+    return bool(auth_state) and now - float((auth_state or {}).get("signed_in_at", 0)) < SESSION_S
+
+
+def changed(known: Mapping[str, Any] | None, signed_in: Mapping[str, Any]) -> bool:
+    """Tell whether a known user name is signed in to by another person than the last time."""
+    if not known:
+        return False
+    return any(known.get(field) != signed_in[field] for field in ("issuer", "subject"))
+
+
+def make_hook(
+    find: Callable[[Mapping[str, Any]], Binding], admins: frozenset[str] | None = None
+) -> Callable[[Any, Any, dict[str, Any]], Awaitable[dict[str, Any]]]:
+    """Return a `post_auth_hook` that keeps the binding alone, and ends what another person left under the name.
+
+    Args:
+        find: Takes the authenticator's result and returns the binding.
+        admins: Names of the administrators, where habari.yaml alone decides; whoever leaves the list is one no more.
+    """
+
+    async def bind(_authenticator: Any, handler: Any, authentication: dict[str, Any]) -> dict[str, Any]:
+        binding = find(authentication)
+        user = handler.find_user(authentication["name"])
+        if user is not None and changed(await user.get_auth_state(), binding):
+            await _end_sessions(handler, user)
+        result = {**authentication, "auth_state": binding}
+        if admins is not None:
+            result["admin"] = authentication["name"] in admins
+        return result
+
+    return bind
+
+
+async def _end_sessions(handler: Any, user: Any) -> None:
+    handler.log.warning("Another person signed in as %s: ending its server, its sessions and its tokens", user.name)
+    for name, spawner in list(user.spawners.items()):
+        if spawner.ready:
+            await handler.stop_single_user(user, name)
+    orm_user = user.orm_user
+    for token in [*orm_user.api_tokens]:
+        handler.db.delete(token)
+    orm_user.cookie_id = orm.new_token()
+    handler.db.commit()

@@ -1,0 +1,220 @@
+"""Sign-in with local accounts, and the page on which people change their own password."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import os
+import time
+from collections.abc import Callable, Mapping
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any, TypeVar
+
+from jupyterhub import orm
+from jupyterhub.auth import Authenticator
+from jupyterhub.handlers.base import BaseHandler
+from jupyterhub.handlers.login import LoginHandler
+from jupyterhub.utils import url_path_join
+from tornado import web
+from tornado.httputil import url_concat
+from traitlets import Unicode
+
+from habari.core import errors
+from habari.hub import identity, settings
+from habari.local import accounts, throttle
+
+_HASHES_AT_ONCE = 2
+"""Passwords checked at once: each takes 64 MiB and a core for some 50 ms."""
+
+_HASHES_WAITING = 30
+"""Sign-ins that may wait for their check: arbitrary, some seconds' worth; more are turned away at once."""
+
+_Result = TypeVar("_Result")
+
+
+def configure(c: Any, environ: Mapping[str, str] = os.environ) -> None:
+    """Let people sign in with local accounts, if habari.yaml says so; call it after `habari.hub.configure`.
+
+    Args:
+        c: The configuration object of a `jupyterhub_config.py`.
+        environ: HABARI_CONFIG, and HABARI_DIR with the data folder.
+    """
+    if settings.read_tenant(environ).sign_in.method != "local":
+        return
+    c.JupyterHub.authenticator_class = AccountAuthenticator
+    c.AccountAuthenticator.accounts_file = str(Path(environ["HABARI_DIR"]) / accounts.FILE)
+    c.Authenticator.post_auth_hook = identity.make_hook(lambda result: result["auth_state"])
+    # An account that was removed or changed shows at the next request; asking costs one stat.
+    c.Authenticator.auth_refresh_age = 1
+    c.Authenticator.refresh_pre_spawn = True
+    templates = [*c.JupyterHub.template_paths, str(Path(__file__).parent / "templates")]
+    c.JupyterHub.template_paths = templates
+    c.JupyterHub.template_vars = {**c.JupyterHub.template_vars, "habari_account_page": True}
+
+
+class AccountAuthenticator(Authenticator):  # type: ignore[misc]  # jupyterhub is untyped
+    """Lets in whoever has an account and knows its password, nobody else."""
+
+    accounts_file = Unicode(config=True, help="File of the accounts; no default.")
+
+    def __init__(self, **kwargs: Any) -> None:
+        """Begin with no failures counted."""
+        super().__init__(**kwargs)
+        self._reader = accounts.Reader(Path(self.accounts_file))
+        self._throttle = throttle.Throttle()
+        self._slots = asyncio.Semaphore(_HASHES_AT_ONCE)
+        self._waiting = 0
+        # Checked for names without an account, so that the time of an answer does not tell which names have one.
+        self._decoy = accounts.make_hash(accounts.make_password())
+
+    def normalize_username(self, username: str) -> str:
+        """Return the one form of a name; what is no name stays as typed, and no account has it."""
+        try:
+            return accounts.normalize(username)
+        except errors.InvalidInputError:
+            return username
+
+    def account(self, name: str) -> accounts.Account | None:
+        """Return an account as it is now."""
+        return self._reader.get(name)
+
+    async def authenticate(self, handler: Any, data: Mapping[str, str]) -> dict[str, Any] | None:
+        """Return who signs in, or None if name or password is wrong.
+
+        Raises:
+            HTTPError: 429 if this address must wait, or too many sign in at once.
+        """
+        name = self.normalize_username(data.get("username", ""))
+        password = data.get("password", "")
+        account = await self.check(name, password, handler.request.remote_ip)
+        if account is None:
+            return None
+        return {
+            "name": name,
+            "admin": account.admin or name in self.admin_users,
+            "auth_state": identity.make_binding(accounts.ISSUER, account.subject),
+        }
+
+    async def check(self, name: str, password: str, address: str) -> accounts.Account | None:
+        """Return the account if the password is right, else None; guessing gets slower and slower.
+
+        Raises:
+            HTTPError: 429 if this address must wait, or too many sign in at once.
+        """
+        now = time.monotonic()
+        if wait_s := self._throttle.wait_s(name, address, now):
+            unit = f"{wait_s} seconds" if wait_s > 1 else "1 second"
+            msg = f"Too many wrong passwords. Wait {unit}, then try again."
+            raise web.HTTPError(HTTPStatus.TOO_MANY_REQUESTS, msg)
+        self._throttle.failed(name, address, now)
+        account = self.account(name)
+        right = await self.in_thread(
+            accounts.matches,
+            account.password_hash if account else self._decoy,
+            password[: accounts.MAX_PASSWORD_LENGTH],
+        )
+        if account is None or not right:
+            return None
+        self._throttle.succeeded(name, address)
+        return account
+
+    async def in_thread(self, work: Callable[..., _Result], *args: Any) -> _Result:
+        """Run a function that hashes a password, few at once and not on the hub's loop.
+
+        Raises:
+            HTTPError: 429 if too many wait already.
+        """
+        if self._waiting >= _HASHES_WAITING:
+            msg = "Too many people sign in at this moment. Wait some seconds, then try again."
+            raise web.HTTPError(HTTPStatus.TOO_MANY_REQUESTS, msg)
+        self._waiting += 1
+        try:
+            async with self._slots:
+                return await asyncio.to_thread(work, *args)
+        finally:
+            self._waiting -= 1
+
+    def check_allowed(self, username: str, authentication: dict[str, Any] | None = None) -> bool:
+        """Tell whether somebody may come in: having an account is what allows it."""
+        del authentication
+        return self.account(username) is not None
+
+    async def refresh_user(self, user: Any, handler: Any = None, **_: Any) -> bool | dict[str, Any]:
+        """Tell whether a session still stands: its account is there, and is the one that signed in."""
+        del handler
+        account = self.account(user.name)
+        state = await user.get_auth_state()
+        if account is None or identity.changed(state, identity.make_binding(accounts.ISSUER, account.subject)):
+            return False
+        admin = account.admin or user.name in self.admin_users
+        if admin != bool(user.admin):
+            return {"name": user.name, "admin": admin, "auth_state": state}
+        return True
+
+    def get_handlers(self, app: Any) -> list[tuple[str, type[BaseHandler]]]:
+        """Return the pages that come with this sign-in."""
+        del app
+        return [("/login", _LoginHandler), ("/account", AccountHandler)]
+
+
+class _LoginHandler(LoginHandler):  # type: ignore[misc]  # jupyterhub is untyped
+    """The sign-in page, which leads to the account page while the first password is in use."""
+
+    def get_next_url(self, user: Any = None, default: Any = None) -> str:
+        target: str = super().get_next_url(user, default)
+        account = self.authenticator.account(user.name) if user else None
+        if account and account.must_change:
+            return url_concat(url_path_join(self.hub.base_url, "account"), {"next": target})
+        return target
+
+
+class AccountHandler(BaseHandler):  # type: ignore[misc]  # jupyterhub is untyped
+    """`/hub/account`: the owner changes the password, and with it ends every other session of theirs."""
+
+    @web.authenticated
+    async def get(self) -> None:
+        """Show the form."""
+        await self._show()
+
+    @web.authenticated
+    async def post(self) -> None:
+        """Change the password."""
+        user = self.current_user
+        given = {each: self.get_body_argument(each, "", strip=False) for each in ("current", "new", "again")}
+        authenticator: AccountAuthenticator = self.authenticator
+        try:
+            if given["new"] != given["again"]:
+                msg = "The two new passwords differ; type the same one twice."
+                raise errors.InvalidInputError(msg)
+            accounts.check_password(user.name, given["new"])
+            if await authenticator.check(user.name, given["current"], self.request.remote_ip) is None:
+                msg = "The current password is wrong; your password was not changed."
+                raise errors.NotPermittedError(msg)
+            change = functools.partial(accounts.set_password, Path(authenticator.accounts_file), user.name)
+            await authenticator.in_thread(change, given["new"])
+        except errors.PublicError as error:
+            await self._show(message=str(error), status=error.status)
+            return
+        except web.HTTPError as error:
+            await self._show(message=error.log_message or "", status=error.status_code)
+            return
+        # Whoever else is signed in with the old password is no more; this browser gets a new session.
+        user.orm_user.cookie_id = orm.new_token()
+        self.db.commit()
+        self.set_login_cookie(user)
+        self.log.info("User %s changed the password", user.name)
+        await self._show(done=True)
+
+    async def _show(self, *, message: str = "", done: bool = False, status: int = HTTPStatus.OK) -> None:
+        account = self.authenticator.account(self.current_user.name)
+        self.set_status(status)
+        page = await self.render_template(
+            "account.html",
+            account=account,
+            message=message,
+            done=done,
+            next_url=self.get_next_url(self.current_user) if self.get_argument("next", "") else "",
+            minimum=accounts.MIN_PASSWORD_LENGTH,
+        )
+        self.finish(page)
