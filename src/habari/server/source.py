@@ -11,12 +11,13 @@ import contextlib
 import os
 from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
+from xml.parsers import expat
 
 import aiohttp
 import pydantic
 
 from habari.core import errors, model
-from habari.server import buckets, environment
+from habari.server import buckets, environment, s3
 
 _T = TypeVar("_T")
 
@@ -123,6 +124,55 @@ class NamedSource:
     async def buckets(self) -> list[buckets.Bucket]:
         """Return the buckets named; whether the keys may read or write them, the object store decides."""
         return _unchecked(self._names)
+
+
+class ListedSource:
+    """The buckets that the object store lists for the keys in the environment (`BucketSource`)."""
+
+    async def buckets(self) -> list[buckets.Bucket]:
+        """Return the buckets listed, by name; what the keys may do in them, the object store decides.
+
+        Raises:
+            PublicError: If the object store does not answer, or does not let these keys list.
+        """
+        store = environment.store(os.environ)
+        pool = s3.Pool()
+        try:
+            answer = await s3.Client(store, pool).send("GET", "", what=f"Listing the buckets of {store.endpoint_url}")
+        except errors.NotPermittedError as error:
+            msg = f"{error} Name the buckets instead: habari lab --bucket NAME"
+            raise errors.NotPermittedError(msg) from error
+        finally:
+            await pool.close()
+        return _unchecked(_bucket_names(answer.body))
+
+
+def _bucket_names(body: bytes) -> list[str]:
+    """Return the names in an answer to ListBuckets.
+
+    Its shape: https://docs.aws.amazon.com/AmazonS3/latest/API/API_ListBuckets.html
+    """
+    names: list[str] = []
+    path: list[str] = []
+
+    def start(tag: str, _attributes: object) -> None:
+        path.append(tag)
+        if path[-2:] == ["Bucket", "Name"]:
+            names.append("")
+
+    def text(part: str) -> None:
+        if path[-2:] == ["Bucket", "Name"]:
+            names[-1] += part
+
+    parser = expat.ParserCreate()
+    parser.StartElementHandler, parser.CharacterDataHandler = start, text
+    parser.EndElementHandler = lambda _tag: path.pop()
+    try:
+        parser.Parse(body, True)  # noqa: FBT003 - expat's own signature
+    except expat.ExpatError as error:
+        msg = f"The object store's list of buckets is not XML ({error}); check that the endpoint is an S3 endpoint."
+        raise errors.UnavailableError(msg) from error
+    return sorted(names)
 
 
 def _unchecked(names: Iterable[str]) -> list[buckets.Bucket]:
