@@ -1,0 +1,161 @@
+"""Ensures a user: records what they should have, and returns once the object store has it.
+
+The work runs in a task of its own, not in the request's, so a caller who goes away stops nothing, and
+callers who ask the same at once follow one run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import logging
+from collections.abc import AsyncIterator
+
+from habari.core import errors as core_errors
+from habari.core import model
+from habari.service import database, desired, errors, identities, keeper
+
+TIMEOUT_S = 50.0
+"""Longest time for ensuring one user, in seconds: arbitrary, less than the 60 after which the hub gives up itself."""
+
+_LOG = logging.getLogger(__name__)
+
+
+class Ensurer:
+    """Ensures users, each at most once at a time.
+
+    Args:
+        db: The database.
+        keep: What makes the object store agree.
+        prefix: The tenant's bucket prefix.
+        tasks: Owns the running tasks.
+        timeout_s: Longest time for one user, in seconds.
+    """
+
+    def __init__(
+        self,
+        db: database.Database,
+        keep: keeper.Keeper,
+        *,
+        prefix: str,
+        tasks: asyncio.TaskGroup,
+        timeout_s: float = TIMEOUT_S,
+    ) -> None:
+        """Keep the parts."""
+        self._db = db
+        self._keeper = keep
+        self._prefix = prefix
+        self._tasks = tasks
+        self._timeout_s = timeout_s
+        self._runs: dict[tuple[str, str], _Run] = {}
+
+    async def begin(self, name: str, request: model.EnsureRequest, *, origin: str) -> AsyncIterator[model.Step]:
+        """Record what the user should have, and return the steps by which the object store gets it.
+
+        The last step has the state `failed` and a sentence for the user, if something cannot be had.
+
+        Args:
+            name: The user's name at the hub.
+            request: The person, and the groups they are in.
+            origin: The caller's address, for the audit trail.
+
+        Raises:
+            ConflictError: If the name belongs to another person, or the person has another name here.
+            NotPermittedError: If the user is retired.
+            UnavailableError: If the database does not answer.
+        """
+        await self.check(name, request, origin=origin)
+        key = (name, request.model_dump_json())
+        run = self._runs.get(key)
+        if run is None:
+            run = self._runs[key] = _Run()
+            run.task = self._tasks.create_task(self._run(name, run), name=f"ensure {name}")
+            run.task.add_done_callback(lambda _: self._runs.pop(key))
+        return run.follow()
+
+    def cancel(self) -> None:
+        """Stop every run; whoever follows one reads why."""
+        for run in self._runs.values():
+            if run.task:
+                run.task.cancel()
+
+    async def check(self, name: str, request: model.EnsureRequest, *, origin: str) -> None:
+        """Record what the user should have in the database only; raises as `begin` does."""
+        if await self._db.read(identities.is_bound, name, request):
+            return
+        change = desired.Change(datetime.datetime.now(datetime.UTC), "hub", origin)
+        refusal = await self._db.write(identities.bind, name, request, prefix=self._prefix, change=change)
+        if refusal is not None:
+            raise refusal
+
+    async def _run(self, name: str, run: _Run) -> None:
+        try:
+            async with asyncio.timeout(self._timeout_s), self._keeper.user_lock(name):
+                await self._steps(name, run)
+        except core_errors.PublicError as error:
+            _LOG.warning("Ensuring the user %s failed at %s: %s", name, run.step, error)
+            run.fail(str(error))
+        except TimeoutError:
+            _LOG.warning("Ensuring the user %s took more than %.0f seconds at %s.", name, self._timeout_s, run.step)
+            run.fail(f"The object store took more than {self._timeout_s:.0f} seconds; try again in a moment.")
+        except asyncio.CancelledError:
+            run.fail("The storage service is stopping; try again in a moment.")
+            raise
+        except Exception as error:  # noqa: BLE001 - the top of a task: the caller must hear of any end
+            run.fail(errors.incident(error, f"ensuring the user {name} at {run.step}"))
+
+    async def _steps(self, name: str, run: _Run) -> None:
+        run.start("identity")
+        user = await self._keeper.apply_identity(name)
+        run.done()
+        run.start("personal bucket")
+        await self._keeper.apply_bucket(user.bucket)
+        await self._keeper.prove(user)
+        run.done()
+        run.start("grants")
+        await self._keeper.apply_everyone()
+        for bucket in await self._db.read(desired.pending_for, user.name, user.groups):
+            await self._keeper.apply_bucket(bucket)
+        run.done()
+        run.start("ready", announce=False)
+        run.done()
+        _LOG.info("Ensured the user %s.", name)
+
+
+class _Run:
+    """The steps of one run so far, and those who follow it."""
+
+    def __init__(self) -> None:
+        self.step = ""
+        self.task: asyncio.Task[None] | None = None
+        self._steps: list[model.Step] = []
+        self._ended = False
+        self._changed = asyncio.Event()
+
+    def start(self, step: str, *, announce: bool = True) -> None:
+        self.step = step
+        if announce:
+            self._publish(model.Step(step=step, state="started"))
+
+    def done(self) -> None:
+        self._publish(model.Step(step=self.step, state="done"), last=self.step == "ready")
+
+    def fail(self, message: str) -> None:
+        self._publish(model.Step(step=self.step or "identity", state="failed", message=message), last=True)
+
+    async def follow(self) -> AsyncIterator[model.Step]:
+        told = 0
+        while True:
+            for step in self._steps[told:]:
+                told += 1
+                yield step
+            if self._ended and told == len(self._steps):
+                return
+            if told == len(self._steps):
+                await self._changed.wait()
+
+    def _publish(self, step: model.Step, *, last: bool = False) -> None:
+        self._steps.append(step)
+        self._ended = last
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()

@@ -1,0 +1,240 @@
+"""Who is who: binds a user name to a person at the sign-in, and keeps their groups and keys, in the database.
+
+Every function works in the transaction of the session it is given.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import unicodedata
+from collections.abc import Iterable
+
+import sqlalchemy as sa
+from sqlalchemy import orm
+
+from habari.core import errors, model, names
+from habari.service import desired, sealing, tables
+
+
+@dataclasses.dataclass(frozen=True)
+class User:
+    """A user as the database knows them.
+
+    Attributes:
+        name: The name at the hub.
+        identity: The name of their identity at the object store.
+        bucket: Their personal bucket.
+        groups: The groups whose grants they have, `admins` included for an administrator.
+        retired: Whether their access has ended.
+        joined: Whether their identity is in the store's group of everyone.
+        key: The key they use, if there is one.
+    """
+
+    name: str
+    identity: str
+    bucket: str
+    groups: frozenset[str]
+    retired: bool
+    joined: bool
+    key: model.AccessKey | None
+
+
+def is_bound(session: orm.Session, name: str, request: model.EnsureRequest) -> bool:
+    """Return whether `bind` would change and refuse nothing."""
+    known = _find(session, name)
+    return (
+        known is not None
+        and (known.issuer, known.subject) == (request.issuer, request.subject)
+        and known.state is tables.IdentityState.ACTIVE
+        and _groups(known) == _asked_groups(request)
+    )
+
+
+def bind(
+    session: orm.Session, name: str, request: model.EnsureRequest, *, prefix: str, change: desired.Change
+) -> errors.PublicError | None:
+    """Bind a name to the person of the request, and record the desired state that follows.
+
+    A new user gets an identity, a personal bucket and the grant on it; a known one new groups, where they changed.
+
+    Returns:
+        Why the person is refused, or None. It is not raised, because the refusal is audited in this transaction.
+    """
+    _refuse_control_characters(name, request.issuer, request.subject, *request.groups)
+    known = _find(session, name)
+    refusal = _refusal(session, known, name, request)
+    if refusal is not None:
+        desired.audit(session, change, f"refused: {refusal}", f"user {name}")
+        return refusal
+    before = _groups(known) if known else frozenset()
+    if known is None:
+        known = _make(session, name, request, prefix=prefix, now=change.at)
+        desired.audit(session, change, f"made for {request.issuer}, subject {request.subject}", f"user {name}")
+        desired.touch(session, [model.Grantee(model.GranteeKind.USER, name)])
+    after = _asked_groups(request)
+    if before != after:
+        _set_groups(known, after)
+        desired.touch(session, [model.Grantee(model.GranteeKind.GROUP, group) for group in before ^ after])
+        desired.audit(session, change, f"groups: {', '.join(sorted(after)) or 'none'}", f"user {name}")
+    return None
+
+
+def find(session: orm.Session, name: str, sealer: sealing.Sealer, prefix: str) -> User | None:
+    """Return the user of that name, if they were ever bound."""
+    known = _find(session, name)
+    return None if known is None else _view(known, sealer, prefix)
+
+
+def names_of_all(session: orm.Session) -> list[str]:
+    """Return the names of all users, retired ones included, sorted."""
+    return list(session.scalars(sa.select(tables.Identity.name).order_by(tables.Identity.name)))
+
+
+def known_keys(session: orm.Session, name: str) -> set[str]:
+    """Return the ids of all keys that a user may have at the object store: none for a retired one."""
+    return set(
+        session.scalars(
+            sa.select(tables.Key.access_key_id)
+            .join(tables.Key.identity)
+            .where(tables.Identity.name == name, tables.Identity.state == tables.IdentityState.ACTIVE)
+        )
+    )
+
+
+def keep_key(session: orm.Session, name: str, key: model.AccessKey, *, sealed: bytes, now: datetime.datetime) -> None:
+    """Make a new key the one and only key of a user."""
+    known = session.scalars(sa.select(tables.Identity).where(tables.Identity.name == name)).one()
+    forget_keys(session, name, [each.access_key_id for each in known.keys])
+    session.add(
+        tables.Key(
+            identity_id=known.id,
+            access_key_id=key.access_key_id,
+            sealed_secret=sealed,
+            state=tables.KeyState.ACTIVE,
+            created=now,
+        )
+    )
+
+
+def forget_keys(session: orm.Session, name: str, access_key_ids: Iterable[str]) -> None:
+    """Remove keys of a user that the object store no longer has."""
+    owner = sa.select(tables.Identity.id).where(tables.Identity.name == name).scalar_subquery()
+    session.execute(
+        sa.delete(tables.Key).where(tables.Key.identity_id == owner, tables.Key.access_key_id.in_(list(access_key_ids)))
+    )
+
+
+def mark_joined(session: orm.Session, name: str, *, joined: bool) -> None:
+    """Record whether a user's identity is in the store's group of everyone."""
+    owner = sa.select(tables.Identity.id).where(tables.Identity.name == name).scalar_subquery()
+    session.execute(
+        sa.update(tables.Membership)
+        .where(tables.Membership.identity_id == owner, tables.Membership.kind == model.GranteeKind.EVERYONE)
+        .values(joined=joined)
+    )
+
+
+def any_sealed(session: orm.Session) -> bytes | None:
+    """Return one sealed secret of the database, to try the encryption keys on."""
+    return session.scalar(sa.select(tables.Key.sealed_secret).order_by(tables.Key.id.desc()).limit(1))
+
+
+def _find(session: orm.Session, name: str) -> tables.Identity | None:
+    return session.scalar(
+        sa.select(tables.Identity)
+        .where(tables.Identity.name == name)
+        .options(orm.selectinload(tables.Identity.keys), orm.selectinload(tables.Identity.memberships))
+    )
+
+
+def _view(known: tables.Identity, sealer: sealing.Sealer, prefix: str) -> User:
+    key = known.key
+    return User(
+        name=known.name,
+        identity=names.identity(known.name, prefix=prefix),
+        bucket=names.personal_bucket(known.name, prefix=prefix),
+        groups=_groups(known),
+        retired=known.state is tables.IdentityState.RETIRED,
+        joined=any(each.joined for each in known.memberships if each.kind is model.GranteeKind.EVERYONE),
+        key=None if key is None else model.AccessKey(key.access_key_id, sealer.open(key.sealed_secret)),
+    )
+
+
+def _groups(known: tables.Identity) -> frozenset[str]:
+    hub = {each.name for each in known.memberships if each.kind is model.GranteeKind.GROUP}
+    return frozenset(hub | ({model.ADMINS.name} if known.admin else set()))
+
+
+def _asked_groups(request: model.EnsureRequest) -> frozenset[str]:
+    # A hub group that happens to be called `admins` makes nobody an administrator.
+    hub = set(request.groups) - {model.ADMINS.name}
+    return frozenset(hub | ({model.ADMINS.name} if request.admin else set()))
+
+
+def _set_groups(known: tables.Identity, groups: frozenset[str]) -> None:
+    known.admin = model.ADMINS.name in groups
+    hub = groups - {model.ADMINS.name}
+    kept = [each for each in known.memberships if each.kind is not model.GranteeKind.GROUP or each.name in hub]
+    new = hub - {each.name for each in kept if each.kind is model.GranteeKind.GROUP}
+    known.memberships = [
+        *kept,
+        *(tables.Membership(kind=model.GranteeKind.GROUP, name=each, joined=False) for each in sorted(new)),
+    ]
+
+
+def _make(
+    session: orm.Session, name: str, request: model.EnsureRequest, *, prefix: str, now: datetime.datetime
+) -> tables.Identity:
+    made = tables.Identity(
+        name=name,
+        slug=names.slug(name),
+        issuer=request.issuer,
+        subject=request.subject,
+        admin=False,
+        state=tables.IdentityState.ACTIVE,
+        created=now,
+        memberships=[tables.Membership(kind=model.GranteeKind.EVERYONE, name="", joined=False)],
+    )
+    bucket = names.personal_bucket(name, prefix=prefix)
+    own = model.Grant(bucket, model.Grantee(model.GranteeKind.USER, name), model.Access.WRITE, given_by=name)
+    session.add_all([made, desired.make_bucket(bucket, model.BucketKind.PERSONAL, owner=name, grants=[own], now=now)])
+    session.flush()
+    return made
+
+
+def _refusal(
+    session: orm.Session, known: tables.Identity | None, name: str, request: model.EnsureRequest
+) -> errors.PublicError | None:
+    if known is not None and (known.issuer, known.subject) != (request.issuer, request.subject):
+        return errors.ConflictError(
+            f"The user name {name!r} already belongs to another person, who signed in before; "
+            "an administrator must decide whose it is."
+        )
+    if known is not None and known.state is tables.IdentityState.RETIRED:
+        return errors.NotPermittedError(
+            f"The access of the user {name!r} has been ended; an administrator can restore it."
+        )
+    if known is None:
+        other = session.scalar(
+            sa.select(tables.Identity.name).where(
+                tables.Identity.issuer == request.issuer, tables.Identity.subject == request.subject
+            )
+        )
+        if other is not None:
+            return errors.ConflictError(
+                f"The person who signs in as {name!r} is already known as {other!r}; "
+                f"sign in as {other!r}, or ask an administrator to decide."
+            )
+        if session.scalar(sa.select(tables.Identity.id).where(tables.Identity.slug == names.slug(name))) is not None:
+            return errors.ConflictError(
+                f"The user name {name!r} would share its bucket with another user; choose another name."
+            )
+    return None
+
+
+def _refuse_control_characters(*texts: str) -> None:
+    for text in texts:
+        if any(unicodedata.category(each) in {"Cc", "Cs"} for each in text):
+            msg = f"The text {text!a} holds a control character; expected a name as people type it."
+            raise errors.InvalidInputError(msg)
