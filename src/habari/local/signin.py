@@ -22,7 +22,7 @@ from traitlets import Unicode
 
 from habari.core import errors
 from habari.hub import identity, settings
-from habari.local import accounts, throttle
+from habari.local import accounts, homes, throttle
 
 _HASHES_AT_ONCE = 2
 """Passwords checked at once: each takes 64 MiB and a core for some 50 ms."""
@@ -36,14 +36,21 @@ _Result = TypeVar("_Result")
 def configure(c: Any, environ: Mapping[str, str] = os.environ) -> None:
     """Let people sign in with local accounts, if habari.yaml says so; call it after `habari.hub.configure`.
 
+    Without isolation, and whatever the sign-in, only the first user who comes is let in.
+
     Args:
         c: The configuration object of a `jupyterhub_config.py`.
-        environ: HABARI_CONFIG, and HABARI_DIR with the data folder.
+        environ: HABARI_CONFIG, HABARI_DIR with the data folder, and HABARI_ISOLATION.
     """
-    if settings.read_tenant(environ).sign_in.method != "local":
-        return
+    if settings.read_tenant(environ).sign_in.method == "local":
+        _use_accounts(c, Path(environ["HABARI_DIR"]) / accounts.FILE)
+    if not homes.isolated(environ):
+        homes.admit_one(c, Path(environ["HABARI_DIR"]))
+
+
+def _use_accounts(c: Any, file: Path) -> None:
     c.JupyterHub.authenticator_class = AccountAuthenticator
-    c.AccountAuthenticator.accounts_file = str(Path(environ["HABARI_DIR"]) / accounts.FILE)
+    c.AccountAuthenticator.accounts_file = str(file)
     c.Authenticator.post_auth_hook = identity.make_hook(lambda result: result["auth_state"])
     # An account that was removed or changed shows at the next request; asking costs one stat.
     c.Authenticator.auth_refresh_age = 1
