@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Protocol
 
-from habari.core import model, policy
+from habari.core import errors, model, policy
 
 CALL_TIMEOUT_S = 30.0
 """Longest time for one backend call, in seconds: creating a key took 0.8 s with 363 users on SeaweedFS."""
@@ -23,7 +23,8 @@ class Capabilities:
 
     Attributes:
         prefix_grants: Access can be limited to keys that start with a prefix.
-        expiring_grants: A grant ends by itself, by a time condition in the policy.
+        expiring_grants: A grant to users and small groups ends by itself, by a time condition in the policy.
+        expiring_everyone: A grant to everyone does so too.
         instant_revoke: After a policy or key is taken back, the next request is refused.
         conditional_writes: `If-Match` and `If-None-Match` are honoured on PUT.
         versions: Buckets can keep deleted and overwritten objects.
@@ -31,9 +32,28 @@ class Capabilities:
 
     prefix_grants: bool
     expiring_grants: bool
+    expiring_everyone: bool
     instant_revoke: bool
     conditional_writes: bool
     versions: bool
+
+    def check(self, grant: model.Grant) -> None:
+        """Return if this kind of store can hold the grant; to be asked before it is saved.
+
+        Raises:
+            InvalidInputError: If it cannot; the message says what can be done instead.
+        """
+        if grant.prefix and not self.prefix_grants:
+            msg = f"This object store cannot limit a grant to the prefix {grant.prefix!r}; share the whole bucket."
+            raise errors.InvalidInputError(msg)
+        everyone = grant.grantee.kind is model.GranteeKind.EVERYONE
+        if grant.expires_at and not (self.expiring_everyone if everyone else self.expiring_grants):
+            whom = "everyone" if everyone else repr(grant.grantee.name)
+            msg = (
+                f"This object store cannot end a grant to {whom} by itself; "
+                "share without an end, or with single users where that is possible."
+            )
+            raise errors.InvalidInputError(msg)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -45,7 +45,12 @@ class Memory:
     """
 
     capabilities = base.Capabilities(
-        prefix_grants=True, expiring_grants=True, instant_revoke=True, conditional_writes=True, versions=True
+        prefix_grants=True,
+        expiring_grants=True,
+        expiring_everyone=True,
+        instant_revoke=True,
+        conditional_writes=True,
+        versions=True,
     )
     dialect = policy.Dialect()
     endpoint = base.Endpoint("http://memory.invalid", "us-east-1")

@@ -97,7 +97,7 @@ class Reconciler:
             def principals(grantee: model.Grantee) -> list[str]:
                 return [self._backend.principal(identity) for identity in desired.members(grantee)]
 
-            active = policy.active(desired.grants, self._now())
+            active = self._held(desired)
             return policy.bucket_policy(active, principals=principals, dialect=self._backend.dialect)
 
         return await self._agree(
@@ -124,8 +124,7 @@ class Reconciler:
         """
 
         def render(desired: Desired) -> policy.Policy | None:
-            active = policy.active(desired.grants, self._now())
-            return policy.group_policy(active, dialect=self._backend.dialect)
+            return policy.group_policy(self._held(desired), dialect=self._backend.dialect)
 
         return await self._agree(
             f"group {group!r}",
@@ -155,6 +154,18 @@ class Reconciler:
         if surplus:
             _log.info("Deleted %d keys of identity %s that are not in use", len(surplus), identity)
         return surplus
+
+    def _held(self, desired: Desired) -> list[model.Grant]:
+        """Return the active grants; one that this kind of store cannot hold is left out, so that it opens nothing."""
+        held = []
+        for grant in policy.active(desired.grants, self._now()):
+            try:
+                self._backend.capabilities.check(grant)
+            except errors.InvalidInputError as error:
+                _log.warning("A grant on bucket %s is left out: %s", grant.bucket, error)
+            else:
+                held.append(grant)
+        return held
 
     async def _agree(
         self,
