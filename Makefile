@@ -44,7 +44,7 @@ e2e: .venv/.dev .venv-notebook/.ready ## the story in Chromium
 	$(BIN)/pytest -m e2e
 
 bench: .venv/.dev .venv-notebook/.ready ## measure, and write docs/benchmarks.md
-	$(BIN)/python -m tests.bench
+	$(BIN)/python tests/bench.py
 
 docs: .venv/.dev .venv-notebook/.ready ## make docs/habari-yaml.md from the schema
 	$(BIN)/python tools/document-config > docs/habari-yaml.md

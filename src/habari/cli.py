@@ -34,6 +34,7 @@ Dir = Annotated[Path, typer.Option("--dir", help="Folder that keeps everything."
 
 def main() -> None:
     """Run the command line."""
+    os.umask(0o077)
     try:
         app()
     except errors.HabariError as error:
@@ -138,8 +139,8 @@ def user_list(*, directory: Dir = _DEFAULT_DIR) -> None:
     from habari.local import accounts  # noqa: PLC0415 - not installed with every extra
 
     rows = table.Table("name", "administrator", "first password", box=None)
-    for each in accounts.listed(_accounts_file(directory)):
-        rows.add_row(each.name, "yes" if each.admin else "", "not changed yet" if each.must_change else "")
+    for each in accounts.list_all(_accounts_file(directory)):
+        rows.add_row(each["name"], "yes" if each["admin"] else "", "not changed yet" if each["must_change"] else "")
     console.print(rows)
 
 
@@ -148,7 +149,7 @@ def user_password(name: str, *, directory: Dir = _DEFAULT_DIR) -> None:
     """Give an account a new first password, and show it once."""
     from habari.local import accounts  # noqa: PLC0415 - not installed with every extra
 
-    console.print(f"{name} may sign in with the password {accounts.reset(_accounts_file(directory), name)}")
+    console.print(f"{name} may sign in with the password {accounts.reset_password(_accounts_file(directory), name)}")
 
 
 @user_app.command("remove")
@@ -172,9 +173,9 @@ def lab(
 
 
 def _accounts_file(directory: Path) -> Path:
-    from habari.local import folder  # noqa: PLC0415 - not installed with every extra
+    from habari.local import accounts, folder  # noqa: PLC0415 - not installed with every extra
 
-    return folder.Folder.prepare(directory).path / "hub" / "accounts.sqlite"
+    return folder.Folder.prepare(directory).path / accounts.FILE
 
 
 def _announce(prepared: stack.Stack) -> None:
@@ -182,8 +183,8 @@ def _announce(prepared: stack.Stack) -> None:
 
     console.print(f"\n  Open {prepared.url}")
     if prepared.tenant.sign_in.method == "local":
-        file = prepared.data.path / "hub" / "accounts.sqlite"
-        if not accounts.listed(file):
+        file = prepared.data.path / accounts.FILE
+        if not accounts.list_all(file):
             password = accounts.add(file, "admin", admin=True)
             console.print(f"  Sign in as admin with the first password {password} (shown only now)")
         console.print("  Let others in with: habari user add NAME" + f" --dir {prepared.data.path}")
@@ -194,3 +195,7 @@ def _announce(prepared: stack.Stack) -> None:
 def _fail(sentence: str) -> NoReturn:
     print(f"habari: {sentence}", file=sys.stderr)
     sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

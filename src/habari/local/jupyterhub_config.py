@@ -7,7 +7,7 @@ from jupyterhub_traefik_proxy.fileprovider import TraefikFileProviderProxy
 
 from habari import hub
 from habari.core import config
-from habari.local import proxy, spawner
+from habari.local import proxy, signin, spawner
 
 c = get_config()  # type: ignore[name-defined]  # noqa: F821 - traitlets gives it to every configuration file
 
@@ -16,12 +16,12 @@ tenant = config.parse(Path(os.environ["HABARI_CONFIG"]).read_text())
 secrets = Path(os.environ["HABARI_SECRETS"])
 
 hub.configure(c)
+signin.configure(c)
 spawner.configure(c)
 
-c.JupyterHub.bind_url = os.environ["HABARI_BIND_URL"]
+c.JupyterHub.bind_url = os.environ["HABARI_PUBLIC_URL"]
 c.JupyterHub.hub_bind_url = f"http://127.0.0.1:{os.environ['HABARI_HUB_PORT']}"
 c.JupyterHub.db_url = f"sqlite:///{data / 'hub' / 'jupyterhub.sqlite'}"
-c.JupyterHub.cleanup_servers = False
 c.JupyterHub.cleanup_proxy = False
 c.JupyterHub.services = [
     *c.JupyterHub.services,

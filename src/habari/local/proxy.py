@@ -15,6 +15,9 @@ from habari.local import folder, secretfiles
 ROUTES_FILE = "routes.toml"
 """Name of the file, in the folder `run/proxy`, in which the hub keeps the routes."""
 
+_HTTP = {"aliasHeadersStrategy": "delete"}
+"""`X_Forwarded_For` is not let through in place of `X-Forwarded-For`."""
+
 
 def write_static(data: folder.Folder, listen: config.Listen, *, api_port: int, behind_proxy: bool) -> Path:
     """Write traefik's static configuration and return its path.
@@ -34,6 +37,7 @@ def write_static(data: folder.Folder, listen: config.Listen, *, api_port: int, b
         "address": f"{f'[{listen.host}]' if ':' in listen.host else listen.host}:{listen.port}",
         # Traefik's default of 60 s ends every upload that takes longer.
         "transport": {"respondingTimeouts": {"readTimeout": "0s"}},
+        "http": dict(_HTTP),
     }
     if behind_proxy:
         entrypoint["forwardedHeaders"] = {"insecure": True}
@@ -41,12 +45,12 @@ def write_static(data: folder.Folder, listen: config.Listen, *, api_port: int, b
     if listen.tls:
         scheme = "https"
         _check_readable(listen.tls)
-        entrypoint["http"] = {"tls": {}}
+        entrypoint["http"]["tls"] = {}
     static = {
         "global": {"checkNewVersion": False, "sendAnonymousUsage": False},
-        "log": {"level": "WARN"},
+        "log": {"level": "WARN", "noColor": True},
         "api": {},
-        "entryPoints": {scheme: entrypoint, "auth_api": {"address": f"127.0.0.1:{api_port}"}},
+        "entryPoints": {scheme: entrypoint, "auth_api": {"address": f"127.0.0.1:{api_port}", "http": _HTTP}},
         "providers": {
             "providersThrottleDuration": "0s",
             "file": {"filename": str(target / ROUTES_FILE), "watch": True},

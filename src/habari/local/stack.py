@@ -19,7 +19,6 @@ from habari.core import config, errors
 from habari.local import folder, objectstore, parts, ports, proxy, secretfiles, spawner
 
 _PORTS = ("hub", "storage", "proxy-api")
-_STORE_PORTS = tuple(field.name for field in dataclasses.fields(objectstore.Ports))
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 _POLL_S = 0.05
 _DISK_CHECK_S = 30.0
@@ -54,7 +53,7 @@ class Stack:
     tenant: config.Tenant
     options: Options
     ports: Mapping[str, int]
-    store: objectstore.ObjectStore
+    store: objectstore.Store
 
     @property
     def url(self) -> str:
@@ -117,15 +116,16 @@ def prepare(options: Options, tenant: config.Tenant, data: folder.Folder) -> Sta
         )
         raise errors.ConfigError(msg)
     if options.isolation:
-        spawner.check_isolation()
+        spawner.check_isolation(options.notebook_environment)
     # One call, so that no two parts get the same port.
-    chosen = ports.choose(data, [*_PORTS, *_STORE_PORTS], offsets=(0, objectstore.GRPC_OFFSET))
-    store = objectstore.prepare(
-        data=data.path / "objects",
-        secrets_folder=data.path / "secrets",
-        ports=objectstore.Ports(**{name: chosen[name] for name in _STORE_PORTS}),
+    chosen = ports.choose(data, [*_PORTS, *objectstore.PORTS], offsets=(0, objectstore.GRPC_OFFSET))
+    store = objectstore.Store(
+        folder=data.path / "objects",
+        secrets=data.path / "secrets",
+        ports={name: chosen[name] for name in objectstore.PORTS},
         reserve_gib=tenant.store.reserve_gib,
     )
+    store.prepare()
     _make_secrets(data)
     effective = tenant.model_dump_json(exclude_none=True).encode()
     secretfiles.write(data.path / "run" / "habari.yaml", effective)
@@ -192,13 +192,17 @@ async def _serve(
     except* errors.ConfigError as group:
         raise group.exceptions[0] from None
     announce()
+    if stack.tenant.servers.idle_timeout_s:
+        culler = _culler(stack)
+        await supervisor.start(culler)
+        listed.append(culler)
     async with asyncio.TaskGroup() as keeping:
         keeping.create_task(_guard_disk(stack.store, say), name="guard disk")
         for part in listed:
             keeping.create_task(supervisor.keep(part), name=f"keep {part.name}")
 
 
-async def _guard_disk(store: objectstore.ObjectStore, say: Callable[[str], None]) -> None:
+async def _guard_disk(store: objectstore.Store, say: Callable[[str], None]) -> None:
     open_before = True
     while True:
         try:
@@ -208,7 +212,7 @@ async def _guard_disk(store: objectstore.ObjectStore, say: Callable[[str], None]
         else:
             if takes_data != open_before:
                 free = "is short: buckets take no more data" if open_before else "is there again: buckets take data"
-                say(f"Free disk {free}. Folder: {store.data}")
+                say(f"Free disk {free}. Folder: {store.folder}")
             open_before = takes_data
         await asyncio.sleep(_DISK_CHECK_S)
 
@@ -230,13 +234,7 @@ def _parts(stack: Stack, session: aiohttp.ClientSession) -> list[parts.Part]:
     data, listen, chosen = stack.data, stack.tenant.listen, stack.ports
     hub_url = f"http://127.0.0.1:{chosen['hub']}"
     storage_url = f"http://127.0.0.1:{chosen['storage']}/services/storage/"
-    base = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR") if name in os.environ}
-    common = base | {
-        "PATH": f"{sys.prefix}/bin{os.pathsep}{base.get('PATH', os.defpath)}",
-        "PYTHONUNBUFFERED": "1",
-        "HABARI_CONFIG": str(data.path / "run" / "habari.yaml"),
-        "HABARI_DIR": str(data.path),
-    }
+    common = _environment(stack)
     python = [sys.executable, "-m"]
     static = proxy.write_static(data, listen, api_port=chosen["proxy-api"], behind_proxy=stack.options.behind_proxy)
 
@@ -253,12 +251,13 @@ def _parts(stack: Stack, session: aiohttp.ClientSession) -> list[parts.Part]:
         parts.Part(
             "object store",
             store.argv,
-            store.env,
+            store.environment(),
             log("object store"),
-            lambda: _store_ready(store),
+            store.ready,
             cwd=store.cwd,
-            before=store.clean_sockets,
+            before=store.clean,
         ),
+        part("proxy", ["traefik", f"--configfile={static}"], common, lambda: _listens(listen)),
         part(
             "storage service",
             [*python, "habari.service"],
@@ -270,7 +269,7 @@ def _parts(stack: Stack, session: aiohttp.ClientSession) -> list[parts.Part]:
                 "HABARI_LISTEN": f"127.0.0.1:{chosen['storage']}",
                 "JUPYTERHUB_API_URL": f"{hub_url}/hub/api",
             },
-            lambda: _answers(session, f"{storage_url}api/v1/ready"),
+            lambda: _answers(session, f"{storage_url}api/v1/health"),
         ),
         part(
             "hub",
@@ -281,30 +280,47 @@ def _parts(stack: Stack, session: aiohttp.ClientSession) -> list[parts.Part]:
                 "HABARI_STORAGE_URL": storage_url,
                 "HABARI_HUB_PORT": str(chosen["hub"]),
                 "HABARI_PROXY_API_PORT": str(chosen["proxy-api"]),
-                "HABARI_BIND_URL": stack.url,
+                "HABARI_PUBLIC_URL": stack.url,
                 "HABARI_NOTEBOOK_ENVIRONMENT": str(stack.options.notebook_environment),
                 "HABARI_ISOLATION": "1" if stack.options.isolation else "0",
             },
             lambda: _answers(session, f"{_local_url(listen)}/hub/health", host=stack.url.split("//", 1)[1]),
         ),
-        part("proxy", ["traefik", f"--configfile={static}"], common, lambda: _listens(listen)),
-        part(
-            "idle culler",
-            [*python, "jupyterhub_idle_culler", f"--url={hub_url}/hub/api"],
-            common,
-            lambda: _answers(session, f"{hub_url}/hub/health"),
-        ),
     ]
-
-
-async def _store_ready(store: objectstore.ObjectStore) -> None:
-    await store.wait_ready()
-    await store.after_start()
 
 
 def _local_url(listen: config.Listen) -> str:
     host = "127.0.0.1" if listen.host in ("0.0.0.0", "localhost") else listen.host  # noqa: S104 - compared, not bound
     return f"{'https' if listen.tls else 'http'}://{f'[{host}]' if ':' in host else host}:{listen.port}"
+
+
+def _culler(stack: Stack) -> parts.Part:
+    async def ready() -> None:
+        """Return at once: it has nothing to answer."""
+
+    limit_s = stack.tenant.servers.idle_timeout_s
+    hub_api = f"http://127.0.0.1:{stack.ports['hub']}/hub/api"
+    token = stack.data.secret_file("hub", "culler_token").read_text().strip()
+    flags = [f"--url={hub_api}", f"--timeout={limit_s}", f"--cull-every={max(1, min(300, limit_s // 2))}"]
+    return parts.Part(
+        "idle culler",
+        [sys.executable, "-m", "jupyterhub_idle_culler", *flags],
+        _environment(stack) | {"JUPYTERHUB_API_TOKEN": token},
+        stack.data.path / "logs" / "idle-culler.log",
+        ready,
+        cwd=stack.data.path,
+    )
+
+
+def _environment(stack: Stack) -> dict[str, str]:
+    """Return what every part written in Python finds in its environment; no secret is among it."""
+    base = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR") if name in os.environ}
+    return base | {
+        "PATH": f"{sys.prefix}/bin{os.pathsep}{base.get('PATH', os.defpath)}",
+        "PYTHONUNBUFFERED": "1",
+        "HABARI_CONFIG": str(stack.data.path / "run" / "habari.yaml"),
+        "HABARI_DIR": str(stack.data.path),
+    }
 
 
 async def _answers(session: aiohttp.ClientSession, url: str, *, host: str | None = None) -> None:
