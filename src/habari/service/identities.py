@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import unicodedata
-from collections.abc import Iterable
 
 import sqlalchemy as sa
 from sqlalchemy import orm
@@ -103,9 +102,12 @@ def known_keys(session: orm.Session, name: str) -> set[str]:
 
 
 def keep_key(session: orm.Session, name: str, key: model.AccessKey, *, sealed: bytes, now: datetime.datetime) -> None:
-    """Make a new key the one and only key of a user."""
+    """Make a new key the one and only key of a user, whose identity may be new too, and so in no group."""
     known = session.scalars(sa.select(tables.Identity).where(tables.Identity.name == name)).one()
-    forget_keys(session, name, [each.access_key_id for each in known.keys])
+    for old in known.keys:
+        session.delete(old)
+    for membership in known.memberships:
+        membership.joined = False
     session.add(
         tables.Key(
             identity_id=known.id,
@@ -117,21 +119,13 @@ def keep_key(session: orm.Session, name: str, key: model.AccessKey, *, sealed: b
     )
 
 
-def forget_keys(session: orm.Session, name: str, access_key_ids: Iterable[str]) -> None:
-    """Remove keys of a user that the object store no longer has."""
-    owner = sa.select(tables.Identity.id).where(tables.Identity.name == name).scalar_subquery()
-    session.execute(
-        sa.delete(tables.Key).where(tables.Key.identity_id == owner, tables.Key.access_key_id.in_(list(access_key_ids)))
-    )
-
-
-def mark_joined(session: orm.Session, name: str, *, joined: bool) -> None:
-    """Record whether a user's identity is in the store's group of everyone."""
+def mark_joined(session: orm.Session, name: str) -> None:
+    """Record that a user's identity is in the store's group of everyone."""
     owner = sa.select(tables.Identity.id).where(tables.Identity.name == name).scalar_subquery()
     session.execute(
         sa.update(tables.Membership)
         .where(tables.Membership.identity_id == owner, tables.Membership.kind == model.GranteeKind.EVERYONE)
-        .values(joined=joined)
+        .values(joined=True)
     )
 
 

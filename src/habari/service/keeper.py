@@ -74,7 +74,7 @@ class Keeper:
             user = await self._user(name)
         if not user.joined:
             await self._backend.ensure_member(names.everyone_group(prefix=self._prefix), user.identity)
-            await self._db.write(identities.mark_joined, name, joined=True)
+            await self._db.write(identities.mark_joined, name)
         return user
 
     async def _user(self, name: str) -> identities.User:
@@ -88,7 +88,7 @@ class Keeper:
         await self._backend.ensure_identity(user.identity)
         key = await self._backend.create_key(user.identity)
         sealed = self._sealer.seal(key.secret_access_key)
-        await self._db.write(identities.keep_key, user.name, key, sealed=sealed, now=_now())
+        await self._db.write(identities.keep_key, user.name, key, sealed=sealed, now=now())
         _LOG.info("Made a key for the user %s.", user.name)
 
     async def apply_bucket(self, name: str, *, verify: bool = False) -> None:
@@ -139,7 +139,7 @@ class Keeper:
         if user.key is None or bucket.proven:
             return
         await self._backend.first_write(user.bucket, user.key)
-        await self._db.write(desired.mark_proven, user.bucket, _now())
+        await self._db.write(desired.mark_proven, user.bucket, now())
 
     async def run(self) -> None:
         """Sweep again and again, until cancelled."""
@@ -176,5 +176,6 @@ class Keeper:
                     _LOG.error("The identity of %s cannot be made as it should be: %s", name, error)
 
 
-def _now() -> datetime.datetime:
+def now() -> datetime.datetime:
+    """Return the time (aware)."""
     return datetime.datetime.now(datetime.UTC)
