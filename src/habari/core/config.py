@@ -7,7 +7,6 @@ description is the documentation that users see.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import pydantic
@@ -181,14 +180,15 @@ def parse(text: str, *, source: str = "habari.yaml") -> Tenant:
     """
     try:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
-        _refuse_repeated(node, source)
+        _refuse_keys(node, source, set())
         data = yaml.safe_load(text)
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         msg = f"{source}, line {line}: not valid YAML: {error.problem}."
         raise errors.ConfigError(msg) from error
-    except yaml.YAMLError as error:
-        msg = f"{source}: not valid YAML: {error}."
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        msg = f"{source}, line {line}: not valid YAML: {error.reason}."
         raise errors.ConfigError(msg) from error
     if data is None:
         data = {}
@@ -202,17 +202,23 @@ def parse(text: str, *, source: str = "habari.yaml") -> Tenant:
 
 
 def _explain(error: pydantic.ValidationError, node: yaml.Node | None, source: str) -> str:
-    first = error.errors(include_url=False)[0]
+    found = error.errors(include_url=False)
+    # A misspelt key is also missing where it is needed; the misspelling is what to mend.
+    first = next((each for each in found if each["type"] == "extra_forbidden"), found[0])
     where = ".".join(str(part) for part in first["loc"])
-    line = _line(node, first["loc"])
+    prefix = f"{source}, line {_line(node, first['loc'])}"
+    value = first["input"]
     if first["type"] == "extra_forbidden":
         known = ", ".join(sorted(_known_keys(first["loc"][:-1])))
-        return f"{source}, line {line}: unknown key {where!r}; expected one of: {known}."
-    found = "" if isinstance(first["input"], Mapping | pydantic.BaseModel) else f", found {first['input']!r}"
+        return f"{prefix}: unknown key {where!r}; expected one of: {known}."
     if first["type"] == "missing":
-        found = ""
-    reason = re.sub(r"^(Value error, |Input )", "", first["msg"])
-    return f"{source}, line {line}: {where}: {reason}{found}."
+        return f"{prefix}: {where!r} is missing; add it."
+    if first["type"] in ("model_type", "model_attributes_type"):
+        return f"{prefix}: {where}: expected a mapping of settings, found {value!r}."
+    reason = re.sub(r"^(Value error, |Input |String )", "", first["msg"]).rstrip(".")
+    if first["type"] == "value_error":
+        return f"{prefix}: {where}: {reason}."
+    return f"{prefix}: {where}: {reason}, found {value!r}."
 
 
 def _known_keys(loc: tuple[int | str, ...]) -> set[str]:
@@ -230,29 +236,33 @@ def _line(node: yaml.Node | None, loc: tuple[int | str, ...]) -> int:
     line = 1
     for part in loc:
         if isinstance(node, yaml.MappingNode):
-            for key, value in node.value:
-                if key.value == str(part):
-                    line, node = key.start_mark.line + 1, value
-                    break
-            else:
-                break
-        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int):
-            node = node.value[part]
-            line = node.start_mark.line + 1
+            inside = {key.value: (key, value) for key, value in node.value}
         else:
+            listed = node.value if isinstance(node, yaml.SequenceNode) else []
+            inside = {str(index): (value, value) for index, value in enumerate(listed)}
+        if str(part) not in inside:
             break
+        named, node = inside[str(part)]
+        line = named.start_mark.line + 1
     return line
 
 
-def _refuse_repeated(node: yaml.Node | None, source: str) -> None:
+def _refuse_keys(node: yaml.Node | None, source: str, done: set[int]) -> None:
+    """Raise ConfigError for a key that stands twice, which YAML would let pass, or that is not plain text."""
+    if id(node) in done:  # an alias
+        return
+    done.add(id(node))
     if isinstance(node, yaml.MappingNode):
         seen: set[str] = set()
         for key, value in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                msg = f"{source}, line {key.start_mark.line + 1}: expected the name of a setting, found a collection."
+                raise errors.ConfigError(msg)
             if key.value in seen:
-                msg = f"{source}, line {key.start_mark.line + 1}: the key {key.value!r} stands twice."
+                msg = f"{source}, line {key.start_mark.line + 1}: the key {key.value!r} stands twice; remove one."
                 raise errors.ConfigError(msg)
             seen.add(key.value)
-            _refuse_repeated(value, source)
+            _refuse_keys(value, source, done)
     elif isinstance(node, yaml.SequenceNode):
         for value in node.value:
-            _refuse_repeated(value, source)
+            _refuse_keys(value, source, done)

@@ -13,6 +13,8 @@ from typing import Literal
 
 import pydantic
 
+from habari.core import errors
+
 
 class Access(enum.StrEnum):
     """What a grant allows. `write` includes `read`."""
@@ -56,6 +58,10 @@ class Grant:
     """Access to a bucket, or to the keys that start with `prefix`.
 
     `expires_at` is an aware time; from that moment on the grant is void.
+
+    Raises:
+        InvalidInputError: If the prefix has a character that means more than itself in a policy, or the time is not
+            aware.
     """
 
     bucket: str
@@ -64,6 +70,22 @@ class Grant:
     prefix: str = ""
     expires_at: datetime.datetime | None = None
     given_by: str = ""
+
+    def __post_init__(self) -> None:
+        """Refuse what a policy would understand in another way than it is meant."""
+        # https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_policies_variables.html
+        if found := [each for each in ("*", "?", "${") if each in self.prefix]:
+            msg = (
+                f"The prefix {self.prefix!r} of a grant on bucket {self.bucket!r} has {found[0]!r}, which object "
+                "stores take for a pattern; expected the literal beginning of keys. Share a prefix without it."
+            )
+            raise errors.InvalidInputError(msg)
+        if self.expires_at is not None and self.expires_at.tzinfo is None:
+            msg = (
+                f"The end {self.expires_at.isoformat()} of a grant on bucket {self.bucket!r} has no time zone; "
+                "expected one, for example +00:00."
+            )
+            raise errors.InvalidInputError(msg)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -153,19 +153,17 @@ def views(
         model.EVERYONE,
         *(model.Grantee(model.GranteeKind.GROUP, group) for group in groups),
     }
-    result: dict[str, tuple[model.Access, list[str]]] = {}
-    for grant in sorted(grants, key=lambda each: (each.bucket, each.prefix)):
-        if grant.grantee not in mine:
-            continue
-        access, prefixes = result.get(grant.bucket, (model.Access.READ, ["?"]))
-        if grant.access is model.Access.WRITE:
-            access = model.Access.WRITE
-        if not grant.prefix or not prefixes:
-            prefixes = []
-        elif grant.prefix not in prefixes:
-            prefixes = [*(each for each in prefixes if each != "?"), grant.prefix]
-        result[grant.bucket] = (access, prefixes)
-    return result
+    held: dict[str, list[model.Grant]] = {}
+    for grant in grants:
+        if grant.grantee in mine:
+            held.setdefault(grant.bucket, []).append(grant)
+    return {bucket: _view(held[bucket]) for bucket in sorted(held)}
+
+
+def _view(grants: list[model.Grant]) -> tuple[model.Access, list[str]]:
+    prefixes = sorted({grant.prefix for grant in grants})
+    writes = any(grant.access is model.Access.WRITE for grant in grants)
+    return (model.Access.WRITE if writes else model.Access.READ, [] if "" in prefixes else prefixes)
 
 
 @dataclasses.dataclass(frozen=True)
