@@ -13,13 +13,14 @@ import os
 import pathlib
 import sys
 import tempfile
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import traitlets
 from traitlets import config
 
 from habari.core import errors
-from habari.server import clients, environment, source
+from habari.server import buckets, clients, environment, source
 
 if TYPE_CHECKING:
     from jupyter_server import serverapp
@@ -50,10 +51,10 @@ def _link_jupyter_server_extension(app: serverapp.ServerApp) -> None:
     """
     url = os.environ.get("HABARI_STORAGE_URL")
     try:
-        if url:
-            _link_to_hub(app, url)
-        elif (alone := Habari(config=app.config)).standalone:
+        if (alone := Habari(config=app.config)).standalone:
             _link_alone(app, alone)
+        elif url:
+            _link_to_hub(app, url)
     except errors.HabariError as error:
         msg = f"The server was not started. {error}"
         raise SystemExit(msg) from error
@@ -78,6 +79,7 @@ def _link_to_hub(app: serverapp.ServerApp, url: str) -> None:
     environment.replace(os.environ, found, bucket=me.bucket)
     os.environ["HABARI_DEBUGGER"] = "off"
     app.update_config(config.Config({"KernelManager": {"transport": "ipc"}}))
+    _use_tree(app, lambda: source.HubSource(service))
     _make_runtime_dir_private(app)
     _start_duckdb(app)
     app.log.info("Habari: user %s, object store %s, %d buckets", me.user, found.endpoint_url, len(me.buckets))
@@ -86,8 +88,21 @@ def _link_to_hub(app: serverapp.ServerApp, url: str) -> None:
 def _link_alone(app: serverapp.ServerApp, alone: Habari) -> None:
     store = environment.store(os.environ)
     environment.complete(os.environ, store)
+    names = list(alone.buckets)
+    _use_tree(app, lambda: source.NamedSource(names) if names else source.ListedSource())
     _start_duckdb(app)
     app.log.info("Habari: object store %s, buckets %s", store.endpoint_url, alone.buckets or "as it lists them")
+
+
+def _use_tree(app: serverapp.ServerApp, factory: Callable[[], buckets.BucketSource]) -> None:
+    app.update_config(
+        config.Config(
+            {
+                "ServerApp": {"contents_manager_class": "habari.server.tree.Tree"},
+                "Tree": {"bucket_source_factory": factory},
+            }
+        )
+    )
 
 
 def _start_duckdb(app: serverapp.ServerApp) -> None:
