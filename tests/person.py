@@ -85,9 +85,9 @@ class Person:
             final = str(page.url)
         if "/spawn-pending/" in final:
             await self._follow(self._xsrf(text))
-        async with self._session.get(f"{self.url}/hub/user/{quote(self.name)}/api/status") as answer:
+        async with self._session.get(f"{self.url}/hub/user/{quote(self.name)}/lab") as answer:
             assert answer.status == 200, await answer.text()
-            self.server = str(answer.url).split("/api/status", 1)[0]
+            self.server = str(answer.url).split("/lab", 1)[0]
 
     async def stop_server(self) -> None:
         """Stop the server and wait until it is gone."""

@@ -56,9 +56,8 @@ def write_static(data: folder.Folder, listen: config.Listen, *, api_port: int, b
             "file": {"filename": str(target / ROUTES_FILE), "watch": True},
         },
     }
-    routes = target / ROUTES_FILE
-    if not routes.exists():
-        secretfiles.write(routes, b"")
+    # The hub adds the routes again when it starts, those of servers that run on included.
+    secretfiles.write(target / ROUTES_FILE, b"")
     file = target / "traefik.yaml"
     secretfiles.write(file, json.dumps(static, indent=1).encode())
     return file
