@@ -66,10 +66,11 @@ def from_me(me: model.Me) -> buckets.Store:
         "personal bucket": me.bucket,
     }
     if empty := [name for name, value in found.items() if not value.strip()]:
-        msg = f"The storage service's answer for the user {me.user!r} has no {' and no '.join(empty)}"
+        lacks = " and no ".join(empty)
+        msg = f"The storage service's answer for the user {me.user!r} has no {lacks}; tell an administrator."
         raise errors.HabariError(msg)
     if not _is_http_url(me.endpoint_url):
-        msg = f"The storage service names the endpoint {me.endpoint_url!r}; expected an http or https URL"
+        msg = f"The storage service names the endpoint {me.endpoint_url!r}; expected an http or https URL."
         raise errors.HabariError(msg)
     keys = model.AccessKey(me.keys.access_key_id, me.keys.secret_access_key)
     return buckets.Store(me.endpoint_url.rstrip("/"), me.region, keys)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import os
 from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
@@ -28,8 +29,8 @@ _ERRORS: dict[int, type[errors.PublicError]] = {
     409: errors.ConflictError,
 }
 
-_DELAYS_S = (0.2, 0.5, 1.0, 2.0, 4.0)
-"""Seconds between tries while the storage service does not answer, as when it is being restarted."""
+_DELAYS_S = (0.1, 0.2, 0.5, 1.0, 2.0)
+"""Seconds between tries, the last one again and again, while the storage service does not answer, as when it is being restarted."""
 
 
 class StorageService:
@@ -67,12 +68,7 @@ class StorageService:
 
     async def _ask(self, path: str, parse: Callable[[bytes], _T]) -> _T:
         address = self._url + path
-        try:
-            async with asyncio.timeout(self._total_s):
-                body = await self._get(address)
-        except TimeoutError as error:
-            msg = f"The storage service did not answer at {address} within {self._total_s:g} seconds; try again later."
-            raise errors.UnavailableError(msg) from error
+        body = await self._get(address)
         try:
             return parse(body)
         except pydantic.ValidationError as error:
@@ -86,15 +82,22 @@ class StorageService:
     async def _get(self, address: str) -> bytes:
         timeout = aiohttp.ClientTimeout(total=self._timeout_s)
         headers = {"Authorization": f"token {self._token}", "Accept": "application/json"}
-        async with aiohttp.ClientSession(timeout=timeout, headers=headers) as session:
-            for delay_s in (*_DELAYS_S, None):
-                try:
-                    return await _get_once(session, address)
-                except errors.UnavailableError:
-                    if delay_s is None:
-                        raise
+        failed: errors.UnavailableError | None = None
+        try:
+            async with (
+                asyncio.timeout(self._total_s),
+                aiohttp.ClientSession(timeout=timeout, headers=headers) as session,
+            ):
+                for delay_s in itertools.chain(_DELAYS_S, itertools.repeat(_DELAYS_S[-1])):
+                    try:
+                        return await _get_once(session, address)
+                    except errors.UnavailableError as error:
+                        failed = error
                     await asyncio.sleep(delay_s)
-        raise AssertionError  # the last delay is None
+        except TimeoutError as error:
+            msg = f"The storage service does not answer at {address} within {self._total_s:g} seconds; try again later."
+            raise failed or errors.UnavailableError(msg) from error
+        raise AssertionError  # pragma: no cover - the loop ends by an answer or by the timeout
 
 
 class HubSource:
@@ -154,9 +157,14 @@ def _bucket_names(body: bytes) -> list[str]:
     """
     names: list[str] = []
     path: list[str] = []
+    not_a_list = errors.UnavailableError(
+        "The object store's answer is no list of buckets; check that the endpoint is an S3 endpoint."
+    )
 
     def start(tag: str, _attributes: object) -> None:
         path.append(tag)
+        if path[0] != "ListAllMyBucketsResult":
+            raise not_a_list
         if path[-2:] == ["Bucket", "Name"]:
             names.append("")
 
@@ -170,8 +178,7 @@ def _bucket_names(body: bytes) -> list[str]:
     try:
         parser.Parse(body, True)  # noqa: FBT003 - expat's own signature
     except expat.ExpatError as error:
-        msg = f"The object store's list of buckets is not XML ({error}); check that the endpoint is an S3 endpoint."
-        raise errors.UnavailableError(msg) from error
+        raise not_a_list from error
     return sorted(names)
 
 
@@ -192,7 +199,9 @@ async def _get_once(session: aiohttp.ClientSession, address: str) -> bytes:
     if status == 200:  # noqa: PLR2004 - HTTP's OK
         return body
     said = f"The storage service answered {status} at {address}: {_message(body)}"
-    raise _ERRORS.get(status, errors.UnavailableError)(said)
+    if status >= 500:  # noqa: PLR2004 - HTTP's server errors
+        raise errors.UnavailableError(said)
+    raise _ERRORS.get(status, errors.PublicError)(said)
 
 
 def _message(body: bytes) -> str:
