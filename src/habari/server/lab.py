@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Sequence
 
-from habari.server import environment
+from habari.server import environment, source
 
 
 def main(buckets: Sequence[str] = (), arguments: Sequence[str] = ()) -> int:
@@ -20,8 +21,11 @@ def main(buckets: Sequence[str] = (), arguments: Sequence[str] = ()) -> int:
 
     Raises:
         ConfigError: If the environment has no keys, or an endpoint that is none; nothing was started.
+        PublicError: If no buckets are named and the object store does not list any; nothing was started.
     """
     environment.store(os.environ)
+    if not buckets:
+        asyncio.run(source.ListedSource().buckets())
     from jupyterlab import labapp  # noqa: PLC0415 - takes half a second
     from traitlets import config  # noqa: PLC0415 - as above
 

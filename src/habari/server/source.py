@@ -30,7 +30,7 @@ _ERRORS: dict[int, type[errors.PublicError]] = {
 }
 
 _DELAYS_S = (0.1, 0.2, 0.5, 1.0, 2.0)
-"""Seconds between tries, the last one again and again, while the storage service does not answer, as when it is being restarted."""
+"""Seconds between tries, the last one again and again, while the storage service is being restarted."""
 
 
 class StorageService:
