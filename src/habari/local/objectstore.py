@@ -140,7 +140,7 @@ class Store:
         (self.folder / "mini.options").unlink(missing_ok=True)
 
     async def ready(self) -> None:
-        """Return when the store answers and every write it acknowledges survives; call it after each start.
+        """Return when the store answers and writes objects to disk before it acknowledges them; for each start.
 
         Raises:
             UnavailableError: If one of the two is not so.
@@ -171,7 +171,9 @@ class Store:
                 await asyncio.sleep(0.05)
 
     async def after_start(self) -> None:
-        """Make every acknowledged write survive a power loss; needed after each start, safe to repeat.
+        """Make the store write objects to disk before it acknowledges them; for each start, safe to repeat.
+
+        Their names follow within the time that the system keeps file data in memory, at most half a minute.
 
         Raises:
             UnavailableError: If the store does not take the rule.
@@ -184,8 +186,13 @@ class Store:
             )
             raise errors.UnavailableError(msg)
 
-    async def guard_disk(self) -> bool:
+    async def guard_disk(self, *, takes_data: bool | None = None) -> bool:
         """Refuse new data while less than the reserve is free, and take it again when there is more; safe to repeat.
+
+        A refused write gets status 500 from the store, and what is there can be read and deleted for good.
+
+        Args:
+            takes_data: What the last call returned: without a change nothing is asked of the store.
 
         Returns:
             Whether the store takes data.
@@ -193,11 +200,11 @@ class Store:
         Raises:
             UnavailableError: If the store does not answer.
         """
-        free = shutil.disk_usage(self.folder).free
-        full = free < self.reserve_gib * _GIB
-        if full != (await self._rule()).get("readOnly", False):
-            await self.shell(f"fs.configure -locationPrefix={_RULE_PREFIX} -readOnly={str(full).lower()} -apply")
-        return not full
+        wanted = has_reserve(shutil.disk_usage(self.folder).free, self.reserve_gib * _GIB, before=takes_data)
+        if wanted != takes_data:
+            flag = str(not wanted).lower()
+            await self.shell(f"fs.configure -locationPrefix={_RULE_PREFIX} -readOnly={flag} -apply")
+        return wanted
 
     async def _rule(self) -> Mapping[str, object]:
         """Return the store's own rule for objects, as it has it now."""
@@ -256,6 +263,38 @@ class Store:
         return {"HOME": str(self.folder), "TMPDIR": str(self.cwd)}
 
 
+async def start(store: Store, log: Path) -> asyncio.subprocess.Process:
+    """Prepare the store and start its process, which dies with this one; `ready` says when it answers.
+
+    Args:
+        store: The store.
+        log: File that takes its output.
+    """
+    store.prepare()
+    store.clean()
+    with log.open("ab") as output:
+        return await asyncio.create_subprocess_exec(
+            *child.command(store.argv),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            env=store.environment(),
+            cwd=store.cwd,
+            umask=UMASK,
+        )
+
+
+async def stop(process: asyncio.subprocess.Process) -> None:
+    """Ask the process to end, then make it; return when it is gone."""
+    with contextlib.suppress(ProcessLookupError):
+        process.terminate()
+    try:
+        await asyncio.wait_for(process.wait(), _STOP_TIMEOUT_S)
+    except TimeoutError:
+        process.kill()
+        await process.wait()
+
+
 @contextlib.asynccontextmanager
 async def running(folder: Path, *, ports: Mapping[str, int], reserve_gib: int = 0) -> AsyncIterator[Store]:
     """Run a store of its own in a folder, as tests and tools do; it is stopped at the end, and if this process dies.
@@ -264,29 +303,17 @@ async def running(folder: Path, *, ports: Mapping[str, int], reserve_gib: int = 
         UnavailableError: If it does not start.
     """
     store = Store(folder / "objects", folder / "secrets", ports, reserve_gib)
-    store.prepare()
-    store.clean()
-    with (folder / "objects.log").open("ab") as log:
-        process = await asyncio.create_subprocess_exec(
-            *child.command(store.argv),
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            env=store.environment(),
-            cwd=store.cwd,
-            umask=UMASK,
-        )
+    process = await start(store, folder / "objects.log")
     try:
         await store.ready()
         yield store
     finally:
-        with contextlib.suppress(ProcessLookupError):
-            process.terminate()
-        try:
-            await asyncio.wait_for(process.wait(), _STOP_TIMEOUT_S)
-        except TimeoutError:
-            process.kill()
-            await process.wait()
+        await stop(process)
+
+
+def has_reserve(free_bytes: int, reserve_bytes: int, *, before: bool | None) -> bool:
+    """Return whether enough disk is free to take data; once refused, a quarter more than the reserve must be free."""
+    return free_bytes >= reserve_bytes * (1.25 if before is False else 1)
 
 
 def find_program() -> Path:
