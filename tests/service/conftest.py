@@ -23,7 +23,7 @@ import pytest
 from cryptography import fernet
 
 from habari.core import config, errors, model
-from habari.service import database, declaration, ensure, keeper, sealing, tables, views
+from habari.service import app, database, declaration, ensure, keeper, sealing, tables, views, wiring
 from habari.storage import memory
 
 
@@ -132,6 +132,45 @@ def opened(tmp_path: Path, sealer: sealing.Sealer) -> Open:
             db.close()
 
     return open_service
+
+
+LAUNCH_TOKEN = "launch-token-of-these-tests"
+
+
+@dataclasses.dataclass
+class Api:
+    """The web application over running parts, and an HTTP client with the paths of the API."""
+
+    parts: wiring.Parts
+    faulty: Faulty
+    http: httpx.AsyncClient
+
+    async def ensure(self, name: str = "ada", **person: Any) -> httpx.Response:
+        body = {"issuer": "local", "subject": name, **person}
+        return await self.http.post(
+            f"users/{name}/ensure", json=body, headers={"Authorization": f"Bearer {LAUNCH_TOKEN}"}
+        )
+
+
+@pytest.fixture
+def serving(tmp_path: Path, sealer: sealing.Sealer) -> Callable[..., contextlib.AbstractAsyncContextManager[Api]]:
+    """Return a function that runs the whole service but its socket, with a hub at the address it is given."""
+
+    @contextlib.asynccontextmanager
+    async def serve(hub_api_url: str = "http://127.0.0.1:9/hub/api", backend: Any = None) -> AsyncIterator[Api]:
+        db = database.Database(f"sqlite:///{tmp_path}/storage.sqlite")
+        db.migrate()
+        faulty = backend or Faulty(memory.Memory())
+        try:
+            async with wiring.running(config.parse(""), db, faulty, sealer, hub_api_url) as parts:
+                transport = httpx.ASGITransport(app.make_app(parts, LAUNCH_TOKEN), raise_app_exceptions=False)
+                url = "http://test/services/storage/api/v1/"
+                async with httpx.AsyncClient(transport=transport, base_url=url) as http:
+                    yield Api(parts, faulty, http)
+        finally:
+            db.close()
+
+    return serve
 
 
 @dataclasses.dataclass(frozen=True)

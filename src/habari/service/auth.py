@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hmac
+from http import HTTPStatus
 
 import aiohttp
 import pydantic
@@ -15,8 +16,6 @@ BUCKETS_SCOPE = "custom:habari:buckets:read"
 
 TIMEOUT_S = 10.0
 """How long the hub may take to vouch for a token, in seconds; arbitrary, because it answers in milliseconds."""
-
-_TEMPORARY = 500
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +66,10 @@ class Hub:
         Raises:
             UnavailableError: If it does not.
         """
-        await self._get("/", {})
+        status, _ = await self._get("/", {})
+        if status != HTTPStatus.OK:
+            msg = f"The hub answers with status {status} at its API's root; is JUPYTERHUB_API_URL right?"
+            raise errors.UnavailableError(msg)
 
     async def caller(self, authorization: str) -> Caller:
         """Return the user whose token the header shows; the hub is asked each time, so a revoked token ends at once.
@@ -82,7 +84,7 @@ class Hub:
             msg = "No token was shown; send one of JupyterHub's in the header 'Authorization: token TOKEN'."
             raise errors.NotAuthenticatedError(msg)
         status, body = await self._get("/user", {"Authorization": f"token {token}"})
-        if status in {401, 403}:
+        if status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
             msg = "The hub does not know this token; it may have expired or been revoked. Restart the server."
             raise errors.NotAuthenticatedError(msg)
         try:
@@ -105,7 +107,7 @@ class Hub:
         except (aiohttp.ClientError, TimeoutError) as error:
             msg = f"The hub does not answer ({type(error).__name__}); try again in a moment."
             raise errors.UnavailableError(msg) from error
-        if response.status >= _TEMPORARY:
+        if response.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
             msg = f"The hub answers with status {response.status}; try again in a moment."
             raise errors.UnavailableError(msg)
         return response.status, body

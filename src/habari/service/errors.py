@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import http
 import logging
 import math
 import secrets
@@ -45,11 +44,13 @@ def _answer(request: fastapi.Request, error: Exception) -> fastapi.Response:
             where = ".".join(str(part) for part in first["loc"])
             return _body(422, errors.InvalidInputError.code, f"The request is not valid at {where}: {first['msg']}.")
         case HTTPException():
-            message = {
-                404: f"There is nothing at {path}; the API's document lists what there is.",
-                405: f"The method {request.method} is not allowed at {path}; the API's document lists what there is.",
-            }.get(error.status_code, f"The request was refused: {error.detail}.")
-            code = http.HTTPStatus(error.status_code).phrase.lower().replace(" ", "_")
+            code, message = {
+                404: ("not_found", f"There is nothing at {path}; the API's document lists what there is."),
+                405: (
+                    "method_not_allowed",
+                    f"The method {request.method} is not allowed at {path}; the API's document lists what there is.",
+                ),
+            }.get(error.status_code, ("refused", f"The request was refused: {error.detail}."))
             return _body(error.status_code, code, message, dict(error.headers or {}))
         case _:
             return _body(500, errors.PublicError.code, incident(error, f"answering {request.method} {path}"))
