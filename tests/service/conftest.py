@@ -12,8 +12,6 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -257,22 +255,20 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
 
 
 def wait_for_http(url: str, alive: Callable[[], bool], log: Path) -> None:
-    """Return once an address answers.
-
-    Raises:
-        AssertionError: If its process ends, or 60 seconds pass.
-    """
+    """Return once an address answers 200; fail if its process ends, or 60 seconds pass."""
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and alive():
-        with contextlib.suppress(urllib.error.URLError, ConnectionError), urllib.request.urlopen(url, timeout=5):
-            return
-        select_nothing(0.05)
+        with contextlib.suppress(httpx.HTTPError):
+            if httpx.get(url, timeout=5).is_success:
+                return
+        time.sleep(0.05)
     pytest.fail(f"{url} does not answer; its log:\n{log.read_text()[-2000:]}")
 
 
-def select_nothing(seconds: float) -> None:
-    """Let other processes run between two looks at a condition."""
-    time.sleep(seconds)
+@pytest.fixture
+def wait_for() -> Callable[[str, Callable[[], bool], Path], None]:
+    """Return a function that waits for an address to answer 200, while a process lives that writes a log."""
+    return wait_for_http
 
 
 @pytest.fixture
