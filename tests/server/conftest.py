@@ -126,12 +126,17 @@ class Kernel:
 
     socket: aiohttp.ClientWebSocketResponse
 
-    async def request(self, kind: str, content: dict[str, Any], channel: str = "shell") -> tuple[dict[str, Any], str]:
-        """Return the content of the reply, and what was printed until the kernel was idle again."""
+    async def send(self, kind: str, content: dict[str, Any], channel: str = "shell") -> str:
+        """Send a message and return its id."""
         message_id = uuid.uuid4().hex
         header = {"msg_id": message_id, "msg_type": kind, "username": "", "session": message_id, "version": "5.3"}
         message = {"header": header, "parent_header": {}, "metadata": {}, "content": content}
         await self.socket.send_json({**message, "channel": channel, "buffers": []})
+        return message_id
+
+    async def request(self, kind: str, content: dict[str, Any], channel: str = "shell") -> tuple[dict[str, Any], str]:
+        """Return the content of the reply, and what was printed until the kernel was idle again."""
+        message_id = await self.send(kind, content, channel)
         reply: dict[str, Any] | None = None
         printed, idle = "", False
         while reply is None or not idle:

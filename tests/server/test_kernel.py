@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import os
 import socket
+import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -100,14 +103,50 @@ async def test_a_stranger_on_loopback_hears_nothing_of_a_kernel(server: Any) -> 
         )
 
 
-async def test_a_debug_request_opens_no_port_and_says_why(server: Any) -> None:
+async def test_no_debug_request_reaches_a_kernel_through_the_server(server: Any) -> None:
     async with server.kernel() as kernel:
         before = tcp_listeners(server.home, but=server.process.pid)
-        for command in ("initialize", "attach", "debugInfo"):
-            reply, _ = await kernel.request("debug_request", {**INITIALIZE, "command": command}, channel="control")
-            assert reply["success"] is False
-            assert reply["message"] == "The debugger is off on this platform: its port would be open to other users."
+        await kernel.send("debug_request", INITIALIZE, channel="control")
+        await kernel.run("print('the kernel goes on')")
+        await kernel.request("kernel_info_request", {}, channel="control")
         assert tcp_listeners(server.home, but=server.process.pid) == before
+    assert 'message of type "debug_request", which is not allowed' in server.log.read_text()
+
+
+CLIENT = """
+import json, sys
+from jupyter_client import manager
+kernel, client = manager.start_new_kernel()
+for command in ("initialize", "attach", "debugInfo"):
+    message = client.session.msg("debug_request", json.loads(sys.argv[1]) | {"command": command})
+    client.control_channel.send(message)
+    print(json.dumps(client.get_control_msg(timeout=30)["content"]), flush=True)
+print("ready", flush=True)
+input()
+client.stop_channels()
+kernel.shutdown_kernel(now=True)
+"""
+
+
+def test_a_debug_request_from_a_terminal_opens_no_port_and_says_why(notebook_python: Path, tmp_path: Path) -> None:
+    environ = {"HOME": str(tmp_path), "HABARI_DEBUGGER": "off", "PATH": os.environ["PATH"]}
+    client = subprocess.Popen(
+        [str(notebook_python), "-c", CLIENT, json.dumps(INITIALIZE)],
+        env=environ,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert client.stdin
+    assert client.stdout
+    with client:
+        replies = [client.stdout.readline() for _ in range(3)]
+        assert client.stdout.readline() == "ready\n"
+        assert not any("debugpy" in command for command in tcp_listeners(tmp_path, but=client.pid).values())
+        client.stdin.write("\n")
+    for reply in map(json.loads, replies):
+        assert reply["success"] is False
+        assert reply["message"] == "The debugger is off on this platform: its port would be open to other users."
 
 
 async def test_a_kernel_does_not_announce_the_debugger(server: Any, plain_server: Any) -> None:

@@ -14,7 +14,7 @@ import pathlib
 import sys
 import tempfile
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import traitlets
 from traitlets import config
@@ -28,6 +28,41 @@ if TYPE_CHECKING:
 _MAX_RUNTIME_DIR = 55
 """Longest runtime folder, in bytes, under which a kernel's socket has a legal name: Linux allows 107 bytes, and
 Jupyter appends `/kernel-UUID-ipc-N`, 51 bytes with a number of two digits (`unix(7)`)."""
+
+
+_MESSAGE_TYPES = [
+    "comm_close",
+    "comm_info_request",
+    "comm_msg",
+    "comm_open",
+    "complete_request",
+    "connect_request",
+    "create_subshell_request",
+    "delete_subshell_request",
+    "execute_request",
+    "history_request",
+    "input_reply",
+    "inspect_request",
+    "interrupt_request",
+    "is_complete_request",
+    "kernel_info_request",
+    "list_subshell_request",
+    "shutdown_request",
+    "usage_request",
+]
+"""All that a browser may send to a kernel but `debug_request`, so that a kernel from an environment of the user's own
+opens no debugger's port either: https://jupyter-client.readthedocs.io/en/stable/messaging.html."""
+
+_IN_A_HUB: dict[str, dict[str, Any]] = {
+    "KernelManager": {"transport": "ipc"},
+    "MappingKernelManager": {"allowed_message_types": _MESSAGE_TYPES},
+    # JupyterLab asks hosts on the internet for news and updates, and its environment is not the user's to change.
+    "LabApp": {
+        "check_for_updates_class": "jupyterlab.NeverCheckForUpdate",
+        "extension_manager": "readonly",
+        "news_url": None,
+    },
+}
 
 
 class Habari(config.Configurable):
@@ -78,7 +113,7 @@ def _link_to_hub(app: serverapp.ServerApp, url: str) -> None:
     found = environment.from_me(me)
     environment.replace(os.environ, found, bucket=me.bucket)
     os.environ["HABARI_DEBUGGER"] = "off"
-    app.update_config(config.Config({"KernelManager": {"transport": "ipc"}}))
+    app.update_config(config.Config(_IN_A_HUB))
     _use_tree(app, lambda: source.HubSource(service))
     _make_runtime_dir_private(app)
     _start_duckdb(app)
