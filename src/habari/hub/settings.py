@@ -213,7 +213,9 @@ def _set_sign_in(c: Any, tenant: config.Tenant) -> None:
     c.Authenticator.allow_all = False
     c.Authenticator.any_allow_config = True
     c.Authenticator.admin_users = set(tenant.sign_in.admin_users)
-    c.Authenticator.delete_invalid_users = False
+    # The launch checks who signed in itself. A refresh for another user than the one who asks, as when an
+    # administrator starts a server, ends in an AttributeError in JupyterHub 6.1.
+    c.Authenticator.refresh_pre_spawn = False
     if tenant.sign_in.method == "github":
         github.configure(c, tenant.sign_in)
 

@@ -121,7 +121,7 @@ def matches(password_hash: str, password: str) -> bool:
     """Tell whether a password is the one of a hash; takes as long for a wrong one."""
     try:
         return bool(_HASHER.verify(password_hash, password))
-    except argon2.exceptions.VerificationError:
+    except (argon2.exceptions.VerificationError, argon2.exceptions.InvalidHashError):
         return False
 
 

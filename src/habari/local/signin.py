@@ -21,7 +21,7 @@ from tornado.httputil import url_concat
 from traitlets import Unicode
 
 from habari.core import errors
-from habari.hub import identity, settings
+from habari.hub import identity, launch, settings
 from habari.local import accounts, homes, throttle
 
 _HASHES_AT_ONCE = 2
@@ -54,7 +54,6 @@ def _use_accounts(c: Any, file: Path) -> None:
     c.Authenticator.post_auth_hook = identity.make_hook(lambda result: result["auth_state"])
     # An account that was removed or changed shows at the next request; asking costs one stat.
     c.Authenticator.auth_refresh_age = 1
-    c.Authenticator.refresh_pre_spawn = True
     templates = [*c.JupyterHub.template_paths, str(Path(__file__).parent / "templates")]
     c.JupyterHub.template_paths = templates
     c.JupyterHub.template_vars = {**c.JupyterHub.template_vars, "habari_account_page": True}
@@ -158,6 +157,17 @@ class AccountAuthenticator(Authenticator):  # type: ignore[misc]  # jupyterhub i
         if admin != bool(user.admin):
             return {"name": user.name, "admin": admin, "auth_state": state}
         return True
+
+    def pre_spawn_start(self, user: Any, spawner: Any) -> None:
+        """Refuse a launch, asked for with an old token, when the account is gone: tokens are not refreshed.
+
+        Raises:
+            LaunchError: If there is no such account.
+        """
+        del spawner
+        if self.account(user.name) is None:
+            msg = f"There is no account {user.name!r} any more, so its server was not started. Ask an administrator."
+            raise launch.LaunchError(errors.NotPermittedError(msg))
 
     def get_handlers(self, app: Any) -> list[tuple[str, type[BaseHandler]]]:
         """Return the pages that come with this sign-in."""

@@ -1,0 +1,97 @@
+"""A stand-in for the storage service: a real HTTP server whose answers a test chooses; it stores nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+from aiohttp import web
+
+SECRET = "made-up-secret-access-key"
+
+GOOD = [
+    ("identity", "started"),
+    ("identity", "done"),
+    ("personal bucket", "started"),
+    ("personal bucket", "done"),
+    ("grants", "started"),
+    ("grants", "done"),
+    ("ready", "done"),
+]
+
+
+class StorageStandIn:
+    """Answers ensure requests with `lines`, after `gate` is open for each line past `free_lines`."""
+
+    def __init__(self) -> None:
+        """Answer at once and well."""
+        self.url = ""
+        self.lines: list[dict[str, str]] = []
+        self.status = 200
+        self.body: Any = None
+        self.free_lines = 100
+        self.gate = asyncio.Event()
+        self.requests: list[tuple[str, str, dict[str, Any]]] = []
+        self.tokens: list[str] = []
+        self.well()
+
+    def well(self) -> None:
+        """Answer with success."""
+        self.status, self.body, self.free_lines = 200, None, 100
+        self.lines = [{"step": step, "state": state, "message": ""} for step, state in GOOD]
+        self.gate.set()
+
+    def fail(self, message: str) -> None:
+        """Fail at the personal bucket."""
+        self.well()
+        self.lines = [*self.lines[:3], {"step": "personal bucket", "state": "failed", "message": message}]
+
+    async def ensure(self, request: web.Request) -> web.StreamResponse:
+        """Answer as told."""
+        self.requests.append(
+            (request.match_info["name"], request.headers.get("Authorization", ""), await request.json())
+        )
+        if self.status != 200:
+            return web.json_response(self.body, status=self.status)
+        response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
+        await response.prepare(request)
+        for number, line in enumerate(self.lines):
+            if number >= self.free_lines:
+                await self.gate.wait()
+            await response.write(json.dumps(line).encode() + b"\n")
+        return response
+
+    async def me(self, request: web.Request) -> web.Response:
+        """Answer a server with keys that open nothing."""
+        self.tokens.append(request.headers.get("Authorization", ""))
+        return web.json_response(
+            {
+                "user": "ada",
+                "bucket": "user-ada",
+                "endpoint_url": "http://127.0.0.1:9",
+                "region": "us-east-1",
+                "keys": {"access_key_id": "AKIATEST", "secret_access_key": SECRET},
+                "buckets": [],
+            }
+        )
+
+    @contextlib.asynccontextmanager
+    async def serving(self) -> AsyncIterator[StorageStandIn]:
+        """Serve on a free port."""
+        app = web.Application()
+        app.router.add_get("/services/storage/api/v1/me", self.me)
+        app.router.add_post("/services/storage/api/v1/users/{name}/ensure", self.ensure)
+        runner = web.AppRunner(app, shutdown_timeout=0.1)
+        await runner.setup()
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        port = runner.addresses[0][1]
+        self.url = f"http://127.0.0.1:{port}/services/storage/"
+        try:
+            yield self
+        finally:
+            self.gate.set()
+            await runner.cleanup()
