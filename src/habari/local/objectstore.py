@@ -17,6 +17,7 @@ import shutil
 import time
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 
@@ -178,8 +179,8 @@ class Store:
         Raises:
             UnavailableError: If the store does not take the rule.
         """
-        await self.shell(f"fs.configure -locationPrefix={_RULE_PREFIX} -fsync -volumeGrowthCount=1 -apply")
-        if not (found := await self._rule()).get("fsync"):
+        rule = f"fs.configure -locationPrefix={_RULE_PREFIX} -fsync -volumeGrowthCount=1 -apply"
+        if not (found := _last_rule(await self.shell(rule, "fs.configure"))).get("fsync"):
             msg = (
                 f"The object store at {self.url} did not take the rule to write objects to disk before it answers. "
                 f"Expected 'fsync: true' for {_RULE_PREFIX}, found {found!r}; look at its log."
@@ -206,14 +207,8 @@ class Store:
             await self.shell(f"fs.configure -locationPrefix={_RULE_PREFIX} -readOnly={flag} -apply")
         return wanted
 
-    async def _rule(self) -> Mapping[str, object]:
-        """Return the store's own rule for objects, as it has it now."""
-        text = await self.shell("fs.configure")
-        document = json.loads(text[text.index("{") : text.rindex("}") + 1])
-        return next((each for each in document["locations"] if each["locationPrefix"] == _RULE_PREFIX), {})
-
-    async def shell(self, command: str) -> str:
-        """Run one command of SeaweedFS's administration shell, with the client's certificate, and return its output.
+    async def shell(self, *commands: str) -> str:
+        """Run commands of SeaweedFS's administration shell, with the client's certificate, and return their output.
 
         Raises:
             UnavailableError: If it fails or does not end in time.
@@ -221,6 +216,7 @@ class Store:
         master, filer = (f"{HOST}:{self.ports[f'store-{part}']}" for part in ("master", "filer"))
         argv = [str(find_program()), f"-config_dir={self.config}", "shell", f"-master={master}", f"-filer={filer}"]
         pipe = asyncio.subprocess.PIPE
+        command = "; ".join(commands)
         process = await asyncio.create_subprocess_exec(
             *argv,
             stdin=pipe,
@@ -232,7 +228,7 @@ class Store:
         )
         try:
             async with asyncio.timeout(_SHELL_TIMEOUT_S):
-                output, _ = await process.communicate(f"{command}\nexit\n".encode())
+                output, _ = await process.communicate("\n".join([*commands, "exit\n"]).encode())
         except TimeoutError as error:
             msg = (
                 f"The object store's command {command!r} did not end within {_SHELL_TIMEOUT_S:.0f} seconds. "
@@ -314,6 +310,12 @@ async def running(folder: Path, *, ports: Mapping[str, int], reserve_gib: int = 
 def has_reserve(free_bytes: int, reserve_bytes: int, *, before: bool | None) -> bool:
     """Return whether enough disk is free to take data; once refused, a quarter more than the reserve must be free."""
     return free_bytes >= reserve_bytes * (1.25 if before is False else 1)
+
+
+def _last_rule(text: str) -> dict[str, Any]:
+    """Return the store's own rule for objects, from the last configuration that its shell printed."""
+    document, _ = json.JSONDecoder().raw_decode(text, text.rindex('{\n  "version"'))
+    return next((each for each in document["locations"] if each["locationPrefix"] == _RULE_PREFIX), {})
 
 
 def find_program() -> Path:
