@@ -117,7 +117,7 @@ def command(sandbox: Sandbox, *, system: Mapping[str, str | None], fds: Mapping[
     return [
         *_shell(sandbox, system),
         *("--ro-bind-data", str(fds["passwd"]), "/etc/passwd", "--ro-bind-data", str(fds["group"]), "/etc/group"),
-        *("--bind", str(sandbox.home), sandbox.home_inside),
+        *("--bind", str(sandbox.home), sandbox.home_inside, "--remount-ro", "/"),
         *("--info-fd", str(fds["info"])),
         "--",
     ]

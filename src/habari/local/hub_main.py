@@ -1,4 +1,4 @@
-"""`python -m habari.hub` is `jupyterhub`, started sooner.
+"""`python -m habari.local.hub_main` is `jupyterhub`, started sooner.
 
 JupyterHub validates its events with jsonschema, which compiles a grammar of IRIs when imported: the better part
 of the hub's start. jsonschema does without, and no event has an IRI.
