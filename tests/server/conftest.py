@@ -29,6 +29,8 @@ _REPOSITORY = Path(__file__).parents[2]
 class StorageStandIn:
     """Answers as the storage service would, with what the test says; the real one is tried end to end.
 
+    It also answers the hub's greeting, which `jupyterhub-singleuser` wants to see.
+
     Attributes:
         me: The document of `me`; its buckets are that of `me/buckets`.
         answers: (status, body) pairs to give first, one a request.
@@ -59,6 +61,8 @@ class StorageStandIn:
             return self.answers.pop(0)
         documents = {"me": self.me, "me/buckets": self.me["buckets"]}
         name = path.removeprefix("/services/storage/api/v1/")
+        if path == "/hub/api":
+            return 200, b'{"version": "6"}'
         if name in documents:
             return 200, json.dumps(documents[name]).encode()
         return 404, error_body("not_found", f"No such address: {path}")

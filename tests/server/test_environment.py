@@ -8,6 +8,7 @@ import os
 import socket
 import stat
 import subprocess
+import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -134,6 +135,12 @@ def silent_port() -> Iterator[int]:
         yield server.getsockname()[1]
 
 
+@pytest.fixture
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
+
+
 class TestStorageService:
     def service(self, storage: Any) -> source.StorageService:
         storage.requests.clear()
@@ -238,6 +245,23 @@ def test_a_list_of_buckets_is_read() -> None:
 
 
 HUB = {"JUPYTERHUB_API_TOKEN": "token-of-ada"}
+SINGLEUSER = ("-m", "jupyterhub.singleuser")
+
+
+def singleuser(storage: Any, port: int) -> dict[str, str]:
+    """Return what a hub sets for a user's server."""
+    return HUB | {
+        "HABARI_STORAGE_URL": storage.url,
+        "JUPYTERHUB_API_URL": storage.url.replace("/services/storage/", "/hub/api"),
+        "JUPYTERHUB_BASE_URL": "/",
+        "JUPYTERHUB_CLIENT_ID": "jupyterhub-user-ada",
+        "JUPYTERHUB_HOST": "",
+        "JUPYTERHUB_OAUTH_CALLBACK_URL": "/user/ada/oauth_callback",
+        "JUPYTERHUB_OAUTH_SCOPES": "[]",
+        "JUPYTERHUB_SERVICE_PREFIX": "/user/ada/",
+        "JUPYTERHUB_SERVICE_URL": f"http://127.0.0.1:{port}/user/ada/",
+        "JUPYTERHUB_USER": "ada",
+    }
 
 
 class TestStart:
@@ -301,6 +325,33 @@ class TestStart:
         log = server.log.read_text()
         assert storage.me["keys"]["secret_access_key"] not in log
         assert "token-of-ada" not in log
+
+    def test_the_single_user_server_of_a_hub_takes_it_in_before_all_else(
+        self, storage: Any, start_server: Any, free_port: int
+    ) -> None:
+        server = start_server(singleuser(storage, free_port), *SINGLEUSER, wait=False)
+        deadline = time.monotonic() + 60
+        while "is running at" not in (log := server.log.read_text()):
+            assert server.process.poll() is None, log
+            assert time.monotonic() < deadline, log
+            time.sleep(0.05)
+        assert log.index("Habari: user ada") < log.index("Starting jupyterhub single-user server")
+        assert "Serving contents" in log
+        assert "Extension Manager is 'readonly'" in log
+        assert "token-of-ada" not in log
+
+    def test_the_single_user_server_of_a_hub_is_not_started_without_keys(
+        self, storage: Any, start_server: Any, error: Any, free_port: int
+    ) -> None:
+        storage.answers = [(403, error("not_permitted", "Ada is retired."))]
+        server = start_server(singleuser(storage, free_port), *SINGLEUSER, wait=False)
+        assert server.process.wait(60) == 1
+        assert (
+            server.log.read_text()
+            .strip()
+            .splitlines()[-1]
+            .endswith("answered 403 at " + storage.url + "api/v1/me: Ada is retired.")
+        )
 
     def test_the_log_holds_no_key_at_its_most_talkative(self, storage: Any, start_server: Any) -> None:
         server = start_server(HUB | {"HABARI_STORAGE_URL": storage.url}, "-m", "jupyterlab", "--log-level=DEBUG")

@@ -7,6 +7,7 @@ import json
 import os
 import socket
 import subprocess
+import textwrap
 import time
 from pathlib import Path
 from typing import Any
@@ -147,6 +148,21 @@ def test_a_debug_request_from_a_terminal_opens_no_port_and_says_why(notebook_pyt
     for reply in map(json.loads, replies):
         assert reply["success"] is False
         assert reply["message"] == "The debugger is off on this platform: its port would be open to other users."
+
+
+async def test_a_kernel_that_a_terminal_starts_is_off_loopback_too(server: Any) -> None:
+    code = """
+        import json, pathlib, subprocess, sys
+        cell = {"cell_type": "code", "id": "a", "metadata": {}, "outputs": [], "execution_count": None, "source":
+                "import ipykernel; print(ipykernel.get_connection_info(unpack=True)['transport'])"}
+        book = {"nbformat": 4, "nbformat_minor": 5, "metadata": {}, "cells": [cell]}
+        pathlib.Path("book.ipynb").write_text(json.dumps(book))
+        command = [sys.executable, "-m", "nbconvert", "--execute", "--to", "markdown", "--stdout", "book.ipynb"]
+        print(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    """
+    async with server.kernel() as kernel:
+        printed = await kernel.run(textwrap.dedent(code))
+    assert printed.strip().endswith("    ipc")
 
 
 async def test_a_kernel_does_not_announce_the_debugger(server: Any, plain_server: Any) -> None:

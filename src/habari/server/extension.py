@@ -9,8 +9,10 @@ it does nothing.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import pathlib
+import site
 import sys
 import tempfile
 from collections.abc import Callable
@@ -116,6 +118,7 @@ def _link_to_hub(app: serverapp.ServerApp, url: str) -> None:
     app.update_config(config.Config(_IN_A_HUB))
     _use_tree(app, lambda: source.HubSource(service))
     _make_runtime_dir_private(app)
+    _prepare_terminals()
     _start_duckdb(app)
     app.log.info("Habari: user %s, object store %s, %d buckets", me.user, found.endpoint_url, len(me.buckets))
 
@@ -125,7 +128,8 @@ def _link_alone(app: serverapp.ServerApp, alone: Habari) -> None:
     environment.complete(os.environ, store)
     names = list(alone.buckets)
     _use_tree(app, lambda: source.NamedSource(names) if names else source.ListedSource())
-    _start_duckdb(app)
+    if not store.endpoint_url.endswith(".amazonaws.com"):  # AWS needs no path-style addresses
+        _start_duckdb(app)
     app.log.info("Habari: object store %s, buckets %s", store.endpoint_url, alone.buckets or "as it lists them")
 
 
@@ -149,6 +153,19 @@ def _start_duckdb(app: serverapp.ServerApp) -> None:
         app.io_loop.run_sync(lambda: asyncio.create_subprocess_exec(*program, stdin=asyncio.subprocess.DEVNULL))
     except OSError as error:
         app.log.warning("DuckDB was not configured for S3: %s", error)
+
+
+def _prepare_terminals() -> None:
+    """Make programs of a terminal (`jupyter execute`, `nbconvert`) start kernels as the server does, and `pip` work.
+
+    A folder for packages in the home that is there when Python starts is on its path, so that a kernel imports
+    what `%pip install` has just put there.
+    """
+    paths = [str(pathlib.Path(__file__).with_name("jupyter_config")), os.environ.get("JUPYTER_CONFIG_PATH", "")]
+    os.environ["JUPYTER_CONFIG_PATH"] = os.pathsep.join(filter(None, paths))
+    if site.ENABLE_USER_SITE:
+        with contextlib.suppress(OSError):
+            pathlib.Path(site.getusersitepackages()).mkdir(parents=True, exist_ok=True)
 
 
 def _make_runtime_dir_private(app: serverapp.ServerApp) -> None:
