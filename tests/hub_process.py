@@ -50,6 +50,7 @@ c.JupyterHub.bind_url = os.environ["HABARI_PUBLIC_URL"]
 c.JupyterHub.hub_bind_url = os.environ["TEST_HUB_URL"]
 c.JupyterHub.db_url = "sqlite:///" + os.environ["HABARI_DIR"] + "/hub/jupyterhub.sqlite"
 c.JupyterHub.cleanup_servers = False
+c.Spawner.args = os.environ.get("TEST_ARGS", "").split()
 """
 
 

@@ -36,6 +36,7 @@ class StorageStandIn:
         self.gate = asyncio.Event()
         self.requests: list[tuple[str, str, dict[str, Any]]] = []
         self.tokens: list[str] = []
+        self.refusal = ""
         self.well()
 
     def well(self) -> None:
@@ -67,6 +68,8 @@ class StorageStandIn:
     async def me(self, request: web.Request) -> web.Response:
         """Answer a server with keys that open nothing."""
         self.tokens.append(request.headers.get("Authorization", ""))
+        if self.refusal:
+            return web.json_response({"error": {"code": "not_permitted", "message": self.refusal}}, status=403)
         return web.json_response(
             {
                 "user": "ada",
