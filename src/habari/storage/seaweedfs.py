@@ -48,17 +48,17 @@ _CONFIG = botocore.config.Config(
 _Reason = tuple[type[errors.PublicError], str]
 _REFUSED: _Reason = (
     errors.UnavailableError,
-    "it refused the key; the administrator's key or a user's has been replaced",
+    "it refused the key; has the key been replaced?",
 )
 _ERRORS: dict[str, _Reason] = {
-    "NoSuchEntity": (errors.NotFoundError, "it knows no such identity, key or group; ensure it first"),
-    "NoSuchBucket": (errors.NotFoundError, "it has no such bucket; ensure it first"),
-    "InvalidBucketName": (errors.InvalidInputError, "it does not take the name; choose one that S3 allows"),
-    "MalformedPolicy": (errors.InvalidInputError, "it does not understand the policy; this is a mistake in Habari"),
-    "MalformedPolicyDocument": (errors.InvalidInputError, "it does not understand the policy; a mistake in Habari"),
-    "PolicyTooLarge": (errors.InvalidInputError, "the policy is too large; share with a group instead of many users"),
-    "BucketAlreadyExists": (errors.ConflictError, "it belongs to somebody else there; choose another name"),
-    "BucketNotEmpty": (errors.ConflictError, "something was written meanwhile; try again"),
+    "NoSuchEntity": (errors.NotFoundError, "it knows no such identity, key or group; ensure it first."),
+    "NoSuchBucket": (errors.NotFoundError, "it has no such bucket; ensure it first."),
+    "InvalidBucketName": (errors.InvalidInputError, "it does not take the name; choose one that S3 allows."),
+    "MalformedPolicy": (errors.InvalidInputError, "it does not understand the policy; a mistake in Habari."),
+    "MalformedPolicyDocument": (errors.InvalidInputError, "it does not understand the policy; a mistake in Habari."),
+    "PolicyTooLarge": (errors.InvalidInputError, "the policy is too large; share with a group instead of many users."),
+    "BucketAlreadyExists": (errors.ConflictError, "it belongs to somebody else there; choose another name."),
+    "BucketNotEmpty": (errors.ConflictError, "something was written meanwhile; try again."),
     "AccessDenied": _REFUSED,
     "403": _REFUSED,
     "InvalidAccessKeyId": _REFUSED,
@@ -311,8 +311,8 @@ def _mapped(what: str, work: Callable[[], _T]) -> _T:
         return work()
     except botocore.exceptions.ClientError as error:
         code = _code(error)
-        kind, reason = _ERRORS.get(code, (errors.UnavailableError, f"it answered {code}; try again"))
-        msg = f"{what} failed at the object store: {reason}."
+        kind, reason = _ERRORS.get(code, (errors.UnavailableError, f"it answered {code}; try again."))
+        msg = f"{what} failed at the object store: {reason}"
         raise kind(msg) from error
     except botocore.exceptions.BotoCoreError as error:
         msg = f"{what} failed: the object store does not answer ({type(error).__name__}). Try again when it runs."
