@@ -73,7 +73,10 @@ class Server:
 
     async def contents(self, method: str, path: str, body: Any = None, **params: Any) -> httpx.Response:
         return await self.http.request(
-            method, f"{self.url}api/contents/{quote(path)}", params=params, content=None if body is None else json.dumps(body)
+            method,
+            f"{self.url}api/contents/{quote(path)}",
+            params=params,
+            content=None if body is None else json.dumps(body),
         )
 
     async def file(self, path: str, method: str = "GET", **kwargs: Any) -> httpx.Response:

@@ -67,12 +67,16 @@ class BucketFiles:
 
     async def is_folder(self, place: paths.KeyPlace) -> bool:
         """Return whether any key lies in the folder, or a grant begins inside it."""
-        if place.is_root:
-            return True
-        if self._granted_inside(place.prefix):
+        if place.is_root or self._is_granted(place.prefix):
             return True
         page = s3_xml.parse_page(await self.client.list_page(self.name, place.prefix, delimiter="", limit=1))
-        return bool(page.objects)
+        return bool(page.objects) or await self.is_kept_folder(place.prefix)
+
+    async def is_kept_folder(self, prefix: str) -> bool:
+        """Return whether the store keeps a folder in which nothing is; others have no such folders."""
+        if not self.client.is_file_system:
+            return False
+        return await self.look(paths.KeyPlace(self.name, prefix)) is not None
 
     async def folder_model(self, place: paths.KeyPlace, path: str, *, content: bool) -> models.Model:
         """Return a folder.
@@ -86,7 +90,7 @@ class BucketFiles:
                 raise _missing(path)
             return models.folder(path, writable=writable)
         entries, exists = await self._entries(place, path)
-        if not (entries or exists or place.is_root):
+        if not (entries or exists or place.is_root or await self.is_kept_folder(place.prefix)):
             raise _missing(path)
         return models.folder(path, writable=writable, content=entries)
 
@@ -157,9 +161,16 @@ class BucketFiles:
         try:
             meta = await self.client.put(self.name, place.key, body, content_type=kind, if_match=etag, if_absent=absent)
         except errors.ConflictError as exc:
+            if absent and await self.is_folder(dataclasses.replace(place, folder=True)):
+                msg = f"{path!r} was not saved: the store of bucket {self.name!r} has a folder of this name."
+                raise errors.ConflictError(msg) from exc
             raise self.conflict(place, path, exc, new=absent) from exc
         self.seen.wrote(place, meta)
         return meta
+
+    async def make_marker(self, prefix: str) -> None:
+        """Write the empty object that stands for an empty folder."""
+        await self.client.put(self.name, prefix, b"", content_type="application/x-directory")
 
     async def base(self, place: paths.KeyPlace) -> tuple[str | None, bool]:
         """Return the condition of the next write: the ETag to replace, or None and that nothing may be there."""
@@ -207,15 +218,14 @@ class BucketFiles:
             if await self.look(dataclasses.replace(place, folder=False)) is not None:
                 msg = f"The folder {path!r} was not made: a file has this name; choose another one."
                 raise errors.ConflictError(msg)
-            await self.client.put(self.name, place.prefix, b"", content_type="application/x-directory", if_absent=True)
+            await self.make_marker(place.prefix)
         return models.folder(path, writable=True)
 
     async def _entries(self, place: paths.KeyPlace, path: str) -> tuple[list[models.Model], bool]:
         objects: list[s3_xml.Entry] = []
         folders: dict[str, None] = {}
-        exists = False
+        exists = self._is_granted(place.prefix)
         for prefix in self._granted_inside(place.prefix):
-            exists = True
             below = prefix[len(place.prefix) :]
             if "/" in below:
                 folders[below.partition("/")[0]] = None
@@ -243,6 +253,9 @@ class BucketFiles:
                 continue  # the marker of the folder itself
             may = writable if whole else self.bucket.may_write(entry.key)
             yield models.file_entry(path, paths.shown(name, is_folder=False), entry, writable=may)
+
+    def _is_granted(self, prefix: str) -> bool:
+        return any(each.startswith(prefix) for each in self.bucket.view.prefixes)
 
     def _granted_inside(self, prefix: str) -> list[str]:
         return [each for each in self.bucket.view.prefixes if each.startswith(prefix) and each != prefix]

@@ -19,6 +19,12 @@ _log = logging.getLogger(__name__)
 COALESCE_S = 1.0
 """Seconds for which one answer of the source serves every look: half of the two seconds promised to users."""
 
+PATIENCE_S = 1.0
+"""Seconds that a look waits for the source where an older answer can serve."""
+
+KEEP_S = 5.0
+"""Seconds for which the keys of a known bucket are used without asking again; a changed key's grace is longer."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Store:
@@ -65,49 +71,69 @@ class BucketSource(Protocol):
 class Roots:
     """The buckets of a `BucketSource`: one question at a time, one answer for every look within `COALESCE_S`.
 
-    If the source fails, what was known stays usable and the failure is logged; the object store itself
-    decides about access, so an old list shows nothing that was taken away.
+    If the source fails or takes longer than `PATIENCE_S`, what was known stays usable and the failure is
+    logged; the object store itself decides about access, so an old list shows nothing that was taken away.
     """
 
     def __init__(self, source: BucketSource) -> None:
+        """Keep the source; it is not asked yet."""
         self._source = source
         self._known: dict[str, Bucket] | None = None
-        self._asked_at = 0.0
-        self._lock = asyncio.Lock()
+        self._known_at = float("-inf")
+        self._asked_at = float("-inf")
+        self._asking: asyncio.Task[None] | None = None
 
     async def all(self) -> Mapping[str, Bucket]:
-        """Return the buckets by name.
+        """Return the buckets by name, as they are now.
 
         Raises:
             PublicError: If the source fails and nothing is known yet.
         """
-        async with self._lock:
-            if self._known is None or time.monotonic() - self._asked_at > COALESCE_S:
-                await self._refresh()
-            assert self._known is not None  # noqa: S101 - _refresh raises otherwise
-            return self._known
+        if time.monotonic() - self._asked_at > COALESCE_S:
+            await self._refresh()
+        return self._known or {}
 
     async def get(self, name: str) -> Bucket:
-        """Return one bucket.
+        """Return one bucket; what is known is good enough for `KEEP_S`, since the store decides about access.
 
         Raises:
             NotFoundError: If the user has no bucket of that name.
             PublicError: If the source fails and nothing is known yet.
         """
+        if self._known is not None and name in self._known and time.monotonic() - self._known_at < KEEP_S:
+            return self._known[name]
         known = (await self.all()).get(name)
         if known is None:
             msg = f"No bucket {name!r} is among yours; ask its owner to share it, then look again."
             raise errors.NotFoundError(msg)
         return known
 
+    async def close(self) -> None:
+        """Stop asking."""
+        if self._asking is not None:
+            self._asking.cancel()
+            await asyncio.gather(self._asking, return_exceptions=True)
+
     async def _refresh(self) -> None:
+        if self._asking is None:
+            self._asking = asyncio.create_task(self._ask(), name="list of buckets")
+        asking = self._asking
+        await asyncio.wait({asking}, timeout=None if self._known is None else PATIENCE_S)
+        if asking.done() and (error := asking.exception()) is not None and self._known is None:
+            raise error
+
+    async def _ask(self) -> None:
         asked_at = time.monotonic()
         try:
             found = await self._source.buckets()
-        except errors.PublicError:
+        except errors.PublicError as exc:
             if self._known is None:
                 raise
-            _log.warning("The list of buckets cannot be had; the one known before stays in use.", exc_info=True)
+            _log.warning("The list of buckets cannot be had; the one known before stays in use: %s", exc)
         else:
             self._known = {bucket.view.name: bucket for bucket in found}
-        self._asked_at = asked_at
+            self._known_at = asked_at
+        finally:
+            self._asking = None
+            if self._known is not None:
+                self._asked_at = asked_at

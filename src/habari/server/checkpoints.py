@@ -124,8 +124,9 @@ class TreeCheckpoints(checkpoints.AsyncCheckpoints):
         """Delete the checkpoints of a file, or of all files in a folder that is gone."""
         await super().delete_all_checkpoints(path)
         place = paths.parse(path)
-        if isinstance(place, paths.KeyPlace) and not await self.parent.dir_exists(path):
-            for kept in await asyncio.to_thread(self._below, place):
+        below = await asyncio.to_thread(self._below, place) if isinstance(place, paths.KeyPlace) else []
+        if below and not await self.parent.dir_exists(path):
+            for kept in below:
                 await asyncio.to_thread(kept.delete)
 
     def _kept(self, place: paths.Place, path: str) -> _Kept:
@@ -222,7 +223,7 @@ class _Kept:
 
     async def write(self, chunks: Any, etag: str) -> None:
         with disk.told(self._path):
-            spool = await asyncio.to_thread(self._open)
+            spool = self._open()
             try:
                 async for chunk in chunks:
                     await asyncio.to_thread(spool.write, chunk)

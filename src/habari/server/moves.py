@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 from habari.core import errors
-from habari.server import bucket, disk, paths, s3_multipart, s3_xml
+from habari.server import bucket, disk, folders, paths, s3_multipart, s3_xml
 
 if TYPE_CHECKING:
     from habari.server import tree
@@ -66,6 +66,9 @@ class Move:
         one = self._carrier()
         items = self.source.entries
         if isinstance(self.target, disk.DiskSide):
+            if full := next((entry.key for entry in items if entry.size and entry.key.endswith("/")), None):
+                msg = f"{self.source_path!r} cannot go to the home: {full!r} cannot be a file there. Rename it first."
+                raise errors.InvalidInputError(msg)
             await asyncio.to_thread(self.target.prepare, [entry.key[len(self.source.base) :] for entry in items])
         streamed = not self._is_server_side()
         gate = asyncio.Semaphore(_STREAMS_AT_ONCE if streamed else _COPIES_AT_ONCE)
@@ -73,7 +76,10 @@ class Move:
         async def carry(entry: s3_xml.Entry) -> None:
             async with gate:
                 relative = entry.key[len(self.source.base) :]
-                self._etags[relative] = await one(entry, relative)
+                if isinstance(self.target, BucketSide) and self._is_marker(entry):
+                    await self.target.files.make_marker(self.target.base + relative)
+                else:
+                    self._etags[relative] = await one(entry, relative)
                 self._done += 1
 
         try:
@@ -92,7 +98,9 @@ class Move:
         Raises:
             UnavailableError: If one is missing or differs; the source stays.
         """
-        wanted = {entry.key[len(self.source.base) :]: entry for entry in self.source.entries}
+        wanted = {
+            entry.key[len(self.source.base) :]: entry for entry in self.source.entries if not self._is_marker(entry)
+        }
         if isinstance(self.target, disk.DiskSide):
             sizes = await asyncio.to_thread(self.target.sizes, list(wanted))
             wrong = [name for name, entry in wanted.items() if sizes.get(name) != entry.size]
@@ -122,6 +130,10 @@ class Move:
                 f"meanwhile, first {left[0]!r}; these stay where they were. Compare the two before deleting one."
             )
             raise errors.ConflictError(msg)
+
+    @staticmethod
+    def _is_marker(entry: s3_xml.Entry) -> bool:
+        return entry.size == 0 and entry.key.endswith("/")
 
     def _is_server_side(self) -> bool:
         both = (self.source, self.target)
@@ -180,7 +192,7 @@ class Move:
     def _download(source: BucketSide, target: disk.DiskSide) -> Callable[[s3_xml.Entry, str], Awaitable[str]]:
         async def one(entry: s3_xml.Entry, relative: str) -> str:
             client = source.files.client
-            if relative.endswith("/") or (source.is_folder and not relative):
+            if entry.key.endswith("/"):
                 return ""  # a folder's marker: `prepare` made the folder
             async with client.open(source.files.name, entry.key, {"If-Match": f'"{entry.etag}"'}) as response:
                 await target.write(relative, client.chunks(response), expected=entry.size)
@@ -192,7 +204,7 @@ class Move:
         if not side.is_folder:
             meta = await side.files.client.head(side.files.name, side.base)
             return {"": (meta.size, meta.etag)}
-        entries = [e async for p in side.files.client.list(side.files.name, side.base, delimiter="") for e in p.objects]
+        entries = await folders.entries_below(side.files, side.base)
         return {entry.key[len(side.base) :]: (entry.size, entry.etag) for entry in entries}
 
     async def _delete_unchanged(self, side: BucketSide) -> list[str]:
@@ -204,11 +216,13 @@ class Move:
                 return [side.base]
             return []
         copied = {entry.key: entry.etag for entry in side.entries}
-        now = [e async for page in files.client.list(files.name, side.base, delimiter="") for e in page.objects]
+        now = await folders.entries_below(files, side.base)
         same = [entry.key for entry in now if copied.get(entry.key) == entry.etag]
         left = [entry.key for entry in now if copied.get(entry.key) != entry.etag]
         for start in range(0, len(same), 1000):
             left += [key for key, _ in await files.client.delete_many(files.name, same[start : start + 1000])]
+        if not left:
+            await folders.sweep(files, side.base, same)
         return left
 
     def _stopped(self, error: errors.PublicError) -> errors.PublicError:
@@ -260,7 +274,9 @@ async def _bucket_source(owner: tree.Tree, place: paths.KeyPlace, path: str) -> 
     if meta is not None:
         entry = s3_xml.Entry(place.key, meta.size, meta.etag, "")
         return BucketSide(files, place.key, is_folder=False, entries=[entry])
-    entries = [e async for page in files.client.list(files.name, place.prefix, delimiter="") for e in page.objects]
+    entries = await folders.entries_below(files, place.prefix)
+    if not entries and await files.is_kept_folder(place.prefix):
+        entries = [s3_xml.Entry(place.prefix, 0, "", "")]
     if not entries and not place.is_root:
         msg = f"No such file or folder: {path!r}; look at the folder above it again."
         raise errors.NotFoundError(msg)

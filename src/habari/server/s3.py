@@ -14,6 +14,7 @@ import dataclasses
 import datetime
 import email.utils
 import hashlib
+import io
 import random
 from collections.abc import AsyncIterator, Iterable, Mapping
 from http import HTTPStatus
@@ -25,6 +26,8 @@ from habari.core import errors
 from habari.server import buckets, s3_errors, s3_sign, s3_xml
 
 _ATTEMPTS = 3
+RETRY_S = 0.2
+"""Seconds before the second attempt, on average; four times that before the third."""
 _RETRIED = frozenset((500, 502, 503, 504))
 _OFF_LOOP_BYTES = 64 * 1024
 """Bodies larger than this are hashed and parsed in a thread: arbitrary, some 0.3 ms of the event loop."""
@@ -57,7 +60,7 @@ class Meta:
     def of(cls, headers: CIMultiDictProxy[str]) -> Meta:
         """Read an answer's headers."""
         total = headers.get("Content-Range", "").rpartition("/")[2] or headers.get("Content-Length", "0")
-        moment = headers.get("Last-Modified")
+        moment = headers.get("Last-Modified") or headers.get("Date")
         modified = email.utils.parsedate_to_datetime(moment) if moment else datetime.datetime.now(datetime.UTC)
         return cls(
             size=int(total) if total.isdigit() else 0,
@@ -70,12 +73,11 @@ class Meta:
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-    """A whole answer of the store; `repeated` says that the request had been sent before without an answer."""
+    """A whole answer of the store."""
 
     status: int
     headers: CIMultiDictProxy[str]
     body: bytes
-    repeated: bool = False
 
 
 class Pool:
@@ -201,12 +203,11 @@ class Client:
         headers = {"Content-Type": content_type or "application/octet-stream"} | condition(
             if_match, if_absent=if_absent
         )
-        await self.refuse_folded(bucket, key)
+        await self.refuse_folded(bucket, key, size=len(body))
         answer = await self.send("PUT", bucket, key, headers=headers, body=body, what=what, accept=(200, 404, 412))
         if answer.status != HTTPStatus.OK:
-            mine = None
-            if answer.repeated and answer.status == HTTPStatus.PRECONDITION_FAILED:
-                mine = await self.if_mine(bucket, key, hashlib.md5(body, usedforsecurity=False).hexdigest())
+            # The answer to an earlier attempt may have been lost, and aiohttp too repeats without telling.
+            mine = await self.if_is(bucket, key, hashlib.md5(body, usedforsecurity=False).hexdigest())
             if mine is None:
                 raise lost_race(what, answer, if_match)
             return mine
@@ -224,8 +225,10 @@ class Client:
         )
         if answer.status == HTTPStatus.NOT_FOUND and s3_errors.code_of(404, answer.body) == "NoSuchBucket":
             raise s3_errors.error(what, answer.status, answer.body)
-        if answer.status == HTTPStatus.PRECONDITION_FAILED and not answer.repeated:
-            raise s3_errors.error(what, answer.status, answer.body)
+        if answer.status == HTTPStatus.PRECONDITION_FAILED:
+            with contextlib.suppress(errors.NotFoundError):
+                await self.head(bucket, key)
+                raise s3_errors.error(what, answer.status, answer.body)
 
     async def delete_many(self, bucket: str, keys: list[str]) -> list[tuple[str, str]]:
         """Delete up to 1,000 objects.
@@ -280,27 +283,33 @@ class Client:
                 fetch.cancel()
                 await asyncio.gather(fetch, return_exceptions=True)
 
-    async def refuse_folded(self, bucket: str, key: str) -> None:
-        r"""Refuse a key that the store would silently write under another one, over whatever is there.
+    @property
+    def is_file_system(self) -> bool:
+        """Whether the store keeps folders of its own, as SeaweedFS does: an empty one is listed until it is deleted."""
+        return "seaweedfs" in self.server.lower()
 
-        SeaweedFS 4.48 takes `\` for `/`, drops empty segments and a slash at the start.
+    async def refuse_folded(self, bucket: str, key: str, *, size: int = 1) -> None:
+        r"""Refuse a key that the store would silently write under another one, or without its content.
+
+        SeaweedFS 4.48 takes `\` for `/`, drops empty segments and a slash at the start, and drops the content
+        of a key that ends in a slash.
 
         Raises:
             InvalidInputError: If it would.
         """
-        if not ("\\" in key or "//" in key or key.startswith("/")):
+        if not ("\\" in key or "//" in key or key.startswith("/") or (size and key.endswith("/"))):
             return
         if not self.server:
             await self.send("HEAD", bucket, what=f"Looking at bucket {bucket!r}", accept=(200, 301, 400, 403, 404))
-        if "seaweedfs" in self.server.lower():
+        if self.is_file_system:
             msg = (
-                f"Bucket {bucket!r} cannot hold the name {key!r}: its store would write it under another name. "
-                "Choose a name without a backslash and without empty parts."
+                f"Bucket {bucket!r} cannot hold the name {key!r}: its store would write something else. "
+                "Choose a name without a backslash, empty parts and a slash at its end."
             )
             raise errors.InvalidInputError(msg)
 
-    async def if_mine(self, bucket: str, key: str, etag: str) -> Meta | None:
-        """Return the object if its ETag is that of a write whose answer was lost."""
+    async def if_is(self, bucket: str, key: str, etag: str) -> Meta | None:
+        """Return the object if it is already what was to be written, as after a write whose answer was lost."""
         try:
             found = await self.head(bucket, key)
         except errors.NotFoundError:
@@ -341,10 +350,10 @@ class Client:
                     raise _unreachable(what, exc) from exc
             else:
                 if response.status in accept:
-                    return Answer(response.status, response.headers, content, repeated=attempt > 1)
+                    return Answer(response.status, response.headers, content)
                 if last or response.status not in _RETRIED:
                     raise s3_errors.error(what, response.status, content)
-            await asyncio.sleep(0.2 * 4 ** (attempt - 1) * (0.5 + random.random()))  # noqa: S311 - spreads retries
+            await asyncio.sleep(RETRY_S * 4 ** (attempt - 1) * (0.5 + random.random()))  # noqa: S311 - spreads retries
         raise AssertionError  # pragma: no cover - the last attempt returns or raises
 
     async def _exchange(  # noqa: PLR0913 - the parts of one request
@@ -357,7 +366,12 @@ class Client:
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_S, sock_read=read_s)
         try:
             response = await self._pool.session().request(
-                method, target, headers=signed, data=body or None, timeout=timeout, allow_redirects=False
+                method,
+                target,
+                headers=signed,
+                data=(io.BytesIO(body) if large else body) or None,
+                timeout=timeout,
+                allow_redirects=False,
             )
         except (aiohttp.ClientError, TimeoutError) as exc:
             raise _unreachable(what, exc) from exc

@@ -178,7 +178,8 @@ async def complete(  # noqa: PLR0913, PLR0917 - the parts of one request
     root, fields = s3_xml.parse_single(answer.body)
     if answer.status == HTTPStatus.OK and root == "CompleteMultipartUploadResult":
         return s3_xml.unquoted(fields.get("ETag", ""))
-    if answer.repeated and (mine := await client.if_mine(bucket, key, _etag_of_parts(etags))):
+    # The answer to an earlier attempt may have been lost.
+    if (mine := await client.if_is(bucket, key, _etag_of_parts(etags))) is not None:
         return mine.etag
     if answer.status == HTTPStatus.OK:
         raise s3_errors.error(what, HTTPStatus.INTERNAL_SERVER_ERROR, answer.body)
@@ -200,7 +201,7 @@ async def copy(source: s3.Client, from_: tuple[str, str], to: tuple[str, str], *
     Raises:
         ConflictError: If the source has changed.
     """
-    await source.refuse_folded(*to)
+    await source.refuse_folded(*to, size=size)
     if size > MAX_COPY_BYTES:
         return await _copy_in_parts(source, from_, to, size=size, etag=etag)
     what = f"Copying {from_[1]!r} in bucket {from_[0]!r} to {to[1]!r} in bucket {to[0]!r}"

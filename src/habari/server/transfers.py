@@ -13,7 +13,7 @@ import re
 from typing import TYPE_CHECKING
 
 from habari.core import errors
-from habari.server import bucket, moves, paths, s3_xml
+from habari.server import bucket, disk, folders, moves, paths
 
 if TYPE_CHECKING:
     from habari.server import tree
@@ -40,48 +40,16 @@ async def delete(files: bucket.BucketFiles, place: paths.KeyPlace, path: str, *,
         files.seen.forget(place)
         return
     files.check_writable(place.prefix, path)
-    entries = await entries_below(files, place.prefix)
-    if not entries:
+    entries = await folders.entries_below(files, place.prefix)
+    if not entries and not await files.is_kept_folder(place.prefix):
         msg = f"No such file or folder: {path!r}; look at the folder above it again."
         raise errors.NotFoundError(msg)
     if not with_contents and any(entry.key != place.prefix for entry in entries):
         msg = f"The folder {path!r} is not empty; delete what is in it first."
         raise errors.InvalidInputError(msg)
-    await delete_entries(files, entries, path)
+    await folders.delete_entries(files, entries, path)
+    await folders.sweep(files, place.prefix, [entry.key for entry in entries])
     files.seen.forget_below(files.name, place.prefix)
-
-
-async def entries_below(files: bucket.BucketFiles, prefix: str) -> list[s3_xml.Entry]:
-    """Return every object whose key starts with a prefix, the folder's marker included."""
-    return [entry async for page in files.client.list(files.name, prefix, delimiter="") for entry in page.objects]
-
-
-async def delete_entries(files: bucket.BucketFiles, entries: list[s3_xml.Entry], path: str) -> None:
-    """Delete objects, a thousand a request.
-
-    Raises:
-        UnavailableError: If some stay; the message says how many.
-    """
-    batches = [[entry.key for entry in entries[start : start + 1000]] for start in range(0, len(entries), 1000)]
-    gate = asyncio.Semaphore(4)
-
-    async def one(keys: list[str]) -> list[tuple[str, str]]:
-        async with gate:
-            return await files.client.delete_many(files.name, keys)
-
-    results = await asyncio.gather(*(one(keys) for keys in batches), return_exceptions=True)
-    left = [each for result in results if isinstance(result, list) for each in result]
-    broken = [result for result in results if isinstance(result, BaseException)]
-    if not left and not broken:
-        return
-    if broken and len(broken) == len(batches):
-        raise broken[0]
-    why = f"{left[0][0]!r}: {left[0][1]}" if left else str(broken[0])
-    msg = (
-        f"{path!r} was deleted in part only: {len(left) + 1000 * len(broken):,} or fewer of {len(entries):,} objects "
-        f"are still there ({why}). Delete it again."
-    )
-    raise errors.UnavailableError(msg)
 
 
 async def rename(owner: tree.Tree, old_path: str, new_path: str) -> None:
@@ -105,9 +73,12 @@ async def rename(owner: tree.Tree, old_path: str, new_path: str) -> None:
         msg = f"{old_path!r} was not moved: {new_path!r} exists already; choose another name or delete it first."
         raise errors.ConflictError(msg)
     await move.check_source_writable()
-    await move.copy()
-    await move.verify()
-    await move.delete_source()
+    try:
+        await move.copy()
+        await move.verify()
+        await move.delete_source()
+    finally:
+        _forget(owner, old, new)
 
 
 async def copy(owner: tree.Tree, from_path: str, to_path: str | None) -> str:
@@ -130,10 +101,25 @@ async def copy(owner: tree.Tree, from_path: str, to_path: str | None) -> str:
     elif await owner.exists(target):
         msg = f"{from_path!r} was not copied: {target!r} exists already; choose another name."
         raise errors.ConflictError(msg)
+    from_, to = paths.parse(from_path), paths.parse(target)
+    if isinstance(from_, paths.HomePlace) and isinstance(to, paths.HomePlace):
+        os_paths = owner.home.os_path(from_.path), owner.home.os_path(to.path)
+        await asyncio.to_thread(disk.copy_inside, *os_paths, from_path)
+        return target
     move = await moves.plan(owner, from_path, target)
-    await move.copy()
-    await move.verify()
+    try:
+        await move.copy()
+        await move.verify()
+    finally:
+        _forget(owner, to)
     return target
+
+
+def _forget(owner: tree.Tree, *places: paths.Place) -> None:
+    for place in places:
+        if isinstance(place, paths.KeyPlace):
+            owner.seen.forget(place)
+            owner.seen.forget_below(place.bucket, place.prefix)
 
 
 def _own_name(path: str) -> str:

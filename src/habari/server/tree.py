@@ -93,6 +93,8 @@ class Tree(manager.AsyncContentsManager):
     async def close(self) -> None:
         """Give up unfinished uploads and close the connections to the stores."""
         await self.uploads.close()
+        if self.roots is not None:
+            await self.roots.close()
         await self._pool.close()
 
     async def bucket_files(self, name: str) -> bucket.BucketFiles:

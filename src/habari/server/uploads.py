@@ -259,7 +259,7 @@ class HomeSink:
             msg = f"{path!r} was not uploaded: a folder has this name; choose another one."
             raise errors.InvalidInputError(msg)
         with disk.told(path):
-            return cls(owner, place, path, await asyncio.to_thread(disk.Spool, target))
+            return cls(owner, place, path, disk.Spool(target))
 
     @property
     def size(self) -> int:
