@@ -29,6 +29,7 @@ class Faulty:
     """A backend in front of another, whose calls are counted, and fail where a test says so.
 
     `fail_at` is the number of the call that fails, `after` whether it takes effect first, `away` whether all fail.
+    With `stop`, the call stops the service instead, and never returns.
     """
 
     def __init__(self, store: Any) -> None:
@@ -38,6 +39,7 @@ class Faulty:
         self.after = False
         self.away = False
         self.error: Exception = errors.UnavailableError("The object store does not answer.", delay_s=0.01)
+        self.stop: Callable[[], None] | None = None
         self.hold: asyncio.Event | None = None
 
     def __getattr__(self, name: str) -> Any:
@@ -50,6 +52,9 @@ class Faulty:
             failing = self.away or len(self.calls) == self.fail_at
             if self.hold is not None:
                 await self.hold.wait()
+            if failing and self.stop is not None:
+                self.stop()
+                await asyncio.Event().wait()
             if failing and not self.after:
                 raise self.error
             result = await method(*args, **kwargs)

@@ -95,7 +95,7 @@ async def test_stopped_at_any_call_and_repeated_by_the_next_process(opened: Any)
     for number in range(1, count + 1):
         store = memory.Memory()
         async with opened(folder=f"-{number}", store=store) as service:
-            service.faulty.fail_at, service.faulty.error = number, asyncio.CancelledError()  # type: ignore[assignment]
+            service.faulty.fail_at, service.faulty.stop = number, service.ensurer.cancel
             steps = await service.ensure("ada")
             assert steps[-1].message == "The storage service is stopping; try again in a moment."
         async with opened(folder=f"-{number}", store=store) as service:

@@ -82,7 +82,7 @@ async def test_one_identity_that_cannot_be_made_does_not_keep_the_rest_from_it(
         service.faulty.calls.clear()
         await service.store.delete_identity("user-bo")
         await service.keeper.sweep()
-        assert "The identity of ada cannot be made as it should be: There is no such identity." in caplog.text
+        assert "The identity of the user ada cannot be made as it should be: There is no such identity." in caplog.text
         assert len(await service.store.list_keys("user-bo")) == 1
 
 
@@ -120,5 +120,50 @@ async def test_an_unknown_user_is_not_found(opened: Any) -> None:
         )
 
 
-def test_the_interval_is_what_the_documents_promise() -> None:
-    assert keeper.SWEEP_INTERVAL_S == 60.0
+async def test_a_sweep_goes_on_where_the_last_one_ended(opened: Any) -> None:
+    async with opened(declared="buckets: {common: []}") as service:
+        for name in ("a", "b", "c"):
+            await service.ensure(name)
+        looked = []
+        for _ in range(3):
+            service.faulty.calls.clear()
+            await service.keeper.sweep(2)
+            looked.append((service.faulty.calls.count("ensure_bucket"), service.faulty.calls.count("list_keys")))
+            for name in ("a", "b", "c"):
+                await service.store.set_policy(f"user-{name}", None)
+        assert looked == [(2, 2)] * 3
+        assert not await service.store.get_policy("user-a")
+        await service.keeper.sweep(1)
+        await service.keeper.sweep(1)
+        assert [bool(await service.store.get_policy(f"user-{name}")) for name in "abc"] == [True, True, False]
+
+
+async def test_a_change_is_swept_at_once(opened: Any) -> None:
+    async with opened() as service:
+        await service.keeper.sweep()
+        service.faulty.fail_at = len(service.faulty.calls) + 10
+        assert (await service.ensure("ada", admin=True))[-1].state == "failed"
+        service.keeper._last_bucket = "zzz"
+        await service.keeper.sweep(1)
+        assert await service.store.get_policy("lake")
+        assert await service.store.get_policy("user-ada")
+
+
+@pytest.mark.parametrize(
+    ("last", "size", "expected"),
+    [
+        ("", None, ["a", "b", "c"]),
+        ("", 2, ["a", "b"]),
+        ("b", 2, ["c", "a"]),
+        ("bb", 2, ["c", "a"]),
+        ("c", 9, ["a", "b", "c"]),
+        ("b", None, ["c", "a", "b"]),
+    ],
+)
+def test_following(last: str, size: int | None, expected: list[str]) -> None:
+    assert keeper.following(["a", "b", "c"], last, size) == expected
+    assert keeper.following([], last, size) == []
+
+
+def test_the_intervals_are_what_the_documents_promise() -> None:
+    assert (keeper.SWEEP_INTERVAL_S, keeper.SWEEP_SIZE) == (60.0, 25)

@@ -35,18 +35,35 @@ class Target:
         policy: Its grants, and whom they reach now; no grants for a retired bucket.
         applied_generation: The last generation that the store was seen to have.
         versions: Whether a bucket keeps deleted and overwritten objects.
-        proven: Whether a user's key has written to a bucket.
     """
 
     policy: reconcile.Desired
     applied_generation: int
     versions: bool = False
-    proven: bool = False
 
     @property
     def pending(self) -> bool:
         """Whether the store may differ from this."""
         return self.applied_generation != self.policy.generation
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """What there is to do for one user.
+
+    Attributes:
+        made: Whether the store ever had the personal bucket.
+        pending: Whether the store may not have it as it should be now.
+        proven: Whether the user's key has written to it.
+        others: Names of the other buckets of theirs that the store may not have as they should be.
+        everyone: Whether the store may not have the group of everyone as it should be.
+    """
+
+    made: bool
+    pending: bool
+    proven: bool
+    others: list[str]
+    everyone: bool
 
 
 def audit(session: orm.Session, change: Change, what: str, target: str) -> None:
@@ -122,22 +139,19 @@ def bucket(session: orm.Session, name: str, prefix: str) -> Target:
     Raises:
         NotFoundError: If there is none of that name.
     """
-    row = session.scalar(
+    rows = session.scalars(
         sa.select(tables.Bucket)
         .where(tables.Bucket.name == name)
-        .options(orm.selectinload(tables.Bucket.grants).joinedload(tables.Grant.bucket))
+        .options(orm.joinedload(tables.Bucket.grants).joinedload(tables.Grant.bucket))
     )
+    row = rows.unique().one_or_none()
     if row is None:
         msg = f"There is no bucket {name!r} on this platform; look at the list of buckets for its name."
         raise errors.NotFoundError(msg)
     grants = [each.view() for each in row.grants] if row.state is tables.BucketState.ACTIVE else []
     members = {grantee: _members(session, grantee, prefix) for grantee in {grant.grantee for grant in grants}}
-    return Target(
-        reconcile.Desired(row.generation, grants, lambda grantee: members[grantee]),
-        row.applied_generation,
-        versions=row.versions,
-        proven=row.proven is not None,
-    )
+    policy = reconcile.Desired(row.generation, grants, lambda grantee: members[grantee])
+    return Target(policy, row.applied_generation, versions=row.versions)
 
 
 def everyone(session: orm.Session) -> Target:
@@ -157,27 +171,48 @@ def everyone(session: orm.Session) -> Target:
     return Target(reconcile.Desired(row.generation if row else 0, grants), row.applied_generation if row else 0)
 
 
-def bucket_names(session: orm.Session) -> list[str]:
-    """Return the names of all buckets, those first that the store does not have as they should be."""
+def names_of_all(session: orm.Session) -> list[str]:
+    """Return the names of all buckets, retired ones included, sorted."""
+    return sorted(session.scalars(sa.select(tables.Bucket.name)))
+
+
+def pending_names(session: orm.Session) -> list[str]:
+    """Return the names of the buckets that the store does not have as they should be, sorted."""
     pending = tables.Bucket.generation != tables.Bucket.applied_generation
-    return list(session.scalars(sa.select(tables.Bucket.name).order_by(pending.desc(), tables.Bucket.name)))
+    return sorted(session.scalars(sa.select(tables.Bucket.name).where(pending)))
 
 
-def pending_for(session: orm.Session, user: str, groups: Iterable[str]) -> list[str]:
-    """Return the names of the buckets that a user may use and the store does not have as they should be, sorted."""
-    return list(
-        session.scalars(
-            sa.select(tables.Bucket.name)
-            .join(tables.Bucket.grants)
-            .where(
-                tables.Bucket.generation != tables.Bucket.applied_generation,
-                tables.Bucket.state == tables.BucketState.ACTIVE,
-                _reaches(user, groups),
-            )
-            .distinct()
-            .order_by(tables.Bucket.name)
+def work_for(session: orm.Session, user: str, groups: Iterable[str], personal: str) -> Work:
+    """Return what the store does not have yet of what a user should have.
+
+    Args:
+        session: The transaction.
+        user: The user's name at the hub.
+        groups: The groups whose grants they have.
+        personal: The name of their personal bucket.
+    """
+    pending = tables.Bucket.generation != tables.Bucket.applied_generation
+    made = tables.Bucket.applied_generation > 0
+    own = session.execute(
+        sa.select(made, pending, tables.Bucket.proven.is_not(None)).where(tables.Bucket.name == personal)
+    ).one()
+    others = session.scalars(
+        sa.select(tables.Bucket.name)
+        .join(tables.Bucket.grants)
+        .where(
+            pending,
+            tables.Bucket.name != personal,
+            tables.Bucket.state == tables.BucketState.ACTIVE,
+            _reaches(user, groups),
+        )
+        .distinct()
+    )
+    everyone = session.scalar(
+        sa.select(tables.Group.generation != tables.Group.applied_generation).where(
+            tables.Group.kind == model.GranteeKind.EVERYONE
         )
     )
+    return Work(made=own[0], pending=own[1], proven=own[2], others=sorted(others), everyone=bool(everyone))
 
 
 def visible_to(session: orm.Session, user: str, groups: Iterable[str]) -> list[tuple[model.BucketView, model.Grant]]:

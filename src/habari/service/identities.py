@@ -28,6 +28,7 @@ class User:
         retired: Whether their access has ended.
         joined: Whether their identity is in the store's group of everyone.
         key: The key they use, if there is one.
+        key_ids: The ids of all keys that they may have; none for a retired user.
     """
 
     name: str
@@ -37,6 +38,7 @@ class User:
     retired: bool
     joined: bool
     key: model.AccessKey | None
+    key_ids: frozenset[str]
 
 
 def is_bound(session: orm.Session, name: str, request: model.EnsureRequest) -> bool:
@@ -46,7 +48,7 @@ def is_bound(session: orm.Session, name: str, request: model.EnsureRequest) -> b
         known is not None
         and (known.issuer, known.subject) == (request.issuer, request.subject)
         and known.state is tables.IdentityState.ACTIVE
-        and _groups(known) == _asked_groups(request)
+        and _groups(known) == asked_groups(request)
     )
 
 
@@ -71,12 +73,19 @@ def bind(
         known = _make(session, name, request, prefix=prefix, now=change.at)
         desired.audit(session, change, f"made for {request.issuer}, subject {request.subject}", f"user {name}")
         desired.touch(session, [model.Grantee(model.GranteeKind.USER, name)])
-    after = _asked_groups(request)
+    after = asked_groups(request)
     if before != after:
         _set_groups(known, after)
         desired.touch(session, [model.Grantee(model.GranteeKind.GROUP, group) for group in before ^ after])
         desired.audit(session, change, f"groups: {', '.join(sorted(after)) or 'none'}", f"user {name}")
     return None
+
+
+def asked_groups(request: model.EnsureRequest) -> frozenset[str]:
+    """Return the groups whose grants a person should have, `admins` included for an administrator."""
+    # A hub group that happens to be called `admins` makes nobody an administrator.
+    hub = set(request.groups) - {model.ADMINS.name}
+    return frozenset(hub | ({model.ADMINS.name} if request.admin else set()))
 
 
 def find(session: orm.Session, name: str, sealer: sealing.Sealer, prefix: str) -> User | None:
@@ -87,18 +96,7 @@ def find(session: orm.Session, name: str, sealer: sealing.Sealer, prefix: str) -
 
 def names_of_all(session: orm.Session) -> list[str]:
     """Return the names of all users, retired ones included, sorted."""
-    return list(session.scalars(sa.select(tables.Identity.name).order_by(tables.Identity.name)))
-
-
-def known_keys(session: orm.Session, name: str) -> set[str]:
-    """Return the ids of all keys that a user may have at the object store: none for a retired one."""
-    return set(
-        session.scalars(
-            sa.select(tables.Key.access_key_id)
-            .join(tables.Key.identity)
-            .where(tables.Identity.name == name, tables.Identity.state == tables.IdentityState.ACTIVE)
-        )
-    )
+    return sorted(session.scalars(sa.select(tables.Identity.name)))
 
 
 def keep_key(session: orm.Session, name: str, key: model.AccessKey, *, sealed: bytes, now: datetime.datetime) -> None:
@@ -135,35 +133,32 @@ def any_sealed(session: orm.Session) -> bytes | None:
 
 
 def _find(session: orm.Session, name: str) -> tables.Identity | None:
-    return session.scalar(
+    rows = session.scalars(
         sa.select(tables.Identity)
         .where(tables.Identity.name == name)
-        .options(orm.selectinload(tables.Identity.keys), orm.selectinload(tables.Identity.memberships))
+        .options(orm.joinedload(tables.Identity.keys), orm.joinedload(tables.Identity.memberships))
     )
+    return rows.unique().one_or_none()
 
 
 def _view(known: tables.Identity, sealer: sealing.Sealer, prefix: str) -> User:
     key = known.key
+    retired = known.state is tables.IdentityState.RETIRED
     return User(
         name=known.name,
         identity=names.identity(known.name, prefix=prefix),
         bucket=names.personal_bucket(known.name, prefix=prefix),
         groups=_groups(known),
-        retired=known.state is tables.IdentityState.RETIRED,
+        retired=retired,
         joined=any(each.joined for each in known.memberships if each.kind is model.GranteeKind.EVERYONE),
         key=None if key is None else model.AccessKey(key.access_key_id, sealer.open(key.sealed_secret)),
+        key_ids=frozenset() if retired else frozenset(each.access_key_id for each in known.keys),
     )
 
 
 def _groups(known: tables.Identity) -> frozenset[str]:
     hub = {each.name for each in known.memberships if each.kind is model.GranteeKind.GROUP}
     return frozenset(hub | ({model.ADMINS.name} if known.admin else set()))
-
-
-def _asked_groups(request: model.EnsureRequest) -> frozenset[str]:
-    # A hub group that happens to be called `admins` makes nobody an administrator.
-    hub = set(request.groups) - {model.ADMINS.name}
-    return frozenset(hub | ({model.ADMINS.name} if request.admin else set()))
 
 
 def _set_groups(known: tables.Identity, groups: frozenset[str]) -> None:

@@ -7,16 +7,21 @@ completed by the next one.
 from __future__ import annotations
 
 import asyncio
+import bisect
 import datetime
 import logging
 import weakref
+from collections.abc import Coroutine
 
 from habari.core import errors, names
 from habari.service import database, desired, identities, sealing
 from habari.storage import base, reconcile
 
 SWEEP_INTERVAL_S = 60.0
-"""Seconds between two sweeps: arbitrary, short enough that a policy overwritten by hand does not last."""
+"""Seconds between two sweeps: arbitrary, so that with a few users, what was changed by hand does not last."""
+
+SWEEP_SIZE = 25
+"""Buckets, and identities, that one sweep looks at: arbitrary, some 30 ms each, so that an idle platform stays idle."""
 
 _LOG = logging.getLogger(__name__)
 
@@ -37,6 +42,8 @@ class Keeper:
         self._backend = backend
         self._sealer = sealer
         self._prefix = prefix
+        self._last_bucket = ""
+        self._last_user = ""
         self._reconciler = reconcile.Reconciler(backend)
         self._locks: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
 
@@ -61,11 +68,14 @@ class Keeper:
             UnavailableError: If the store or the database does not answer.
         """
         user = await self._user(name)
-        known = await self._db.read(identities.known_keys, name)
         there = set(await self._backend.list_keys(user.identity))
-        if there - known:
-            _LOG.warning("The user %s has %d keys that the database does not know.", name, len(there - known))
-            await self._reconciler.keys(user.identity, lambda: self._db.read(identities.known_keys, name))
+        if strays := there - user.key_ids:
+            _LOG.warning("The user %s has %d keys that the database does not know.", name, len(strays))
+
+            async def keep() -> frozenset[str]:
+                return (await self._user(name)).key_ids
+
+            await self._reconciler.keys(user.identity, keep)
         if user.retired:
             msg = f"The access of the user {name!r} has been ended; an administrator can restore it."
             raise errors.NotPermittedError(msg)
@@ -91,12 +101,19 @@ class Keeper:
         await self._db.write(identities.keep_key, user.name, key, sealed=sealed, now=now())
         _LOG.info("Made a key for the user %s.", user.name)
 
-    async def apply_bucket(self, name: str, *, verify: bool = False) -> None:
+    async def make_bucket(self, name: str) -> None:
+        """Make a bucket that is open to nobody yet; errors as in `apply_bucket`."""
+        async with self._lock(f"bucket {name}"):
+            bucket = await self._db.read(desired.bucket, name, self._prefix)
+            await self._backend.ensure_bucket(name, versions=bucket.versions)
+
+    async def apply_bucket(self, name: str, *, verify: bool = False, made: bool = False) -> None:
         """Make a bucket and its policy at the store what the database says.
 
         Args:
             name: The bucket's name in S3.
             verify: Look at the store even if the database knows that it has the newest generation.
+            made: The bucket is there, only its policy has to be looked at.
 
         Raises:
             InvalidInputError: If the store cannot hold the bucket's grants.
@@ -106,7 +123,8 @@ class Keeper:
             bucket = await self._db.read(desired.bucket, name, self._prefix)
             if not (bucket.pending or verify):
                 return
-            await self._backend.ensure_bucket(name, versions=bucket.versions)
+            if not made:
+                await self._backend.ensure_bucket(name, versions=bucket.versions)
 
             async def read() -> reconcile.Desired:
                 return (await self._db.read(desired.bucket, name, self._prefix)).policy
@@ -130,50 +148,72 @@ class Keeper:
                 await self._db.write(desired.mark_everyone_applied, outcome.generation)
 
     async def prove(self, user: identities.User) -> None:
-        """Let a user's key write to their personal bucket, unless it has done so before.
+        """Let a user's key write to their personal bucket for the first time.
 
         Raises:
-            UnavailableError: If the store refuses it.
+            UnavailableError: If the store refuses it, or the user has no key.
         """
-        bucket = await self._db.read(desired.bucket, user.bucket, self._prefix)
-        if user.key is None or bucket.proven:
-            return
+        if user.key is None:
+            msg = f"The user {user.name!r} has no key for the bucket {user.bucket!r}; launch again."
+            raise errors.UnavailableError(msg)
         await self._backend.first_write(user.bucket, user.key)
         await self._db.write(desired.mark_proven, user.bucket, now())
 
     async def run(self) -> None:
-        """Sweep again and again, until cancelled."""
+        """Sweep over everything once, then over a part each time, until cancelled."""
+        size = None
         while True:
             delay_s = SWEEP_INTERVAL_S
             try:
-                await self.sweep()
+                await self.sweep(size)
+                size = SWEEP_SIZE
             except errors.UnavailableError as error:
                 _LOG.warning("The sweep over the object store ended early: %s", error)
                 delay_s = error.delay_s
             await asyncio.sleep(delay_s)
 
-    async def sweep(self) -> None:
-        """Look at every bucket and identity at the store, and repair what is not as the database says.
+    async def sweep(self, size: int | None = None) -> None:
+        """Look at buckets and identities at the store, and repair what is not as the database says.
 
-        What cannot be repaired is logged, and does not keep the rest from it.
+        What cannot be repaired is logged, and does not keep the rest from it. Buckets with changes that the store
+        does not have, and the group of everyone, are always among those looked at.
+
+        Args:
+            size: How many buckets, and how many identities, to look at, where the last sweep ended; None is all.
 
         Raises:
             UnavailableError: If the store or the database does not answer.
         """
         await self.apply_everyone(verify=True)
-        for name in await self._db.read(desired.bucket_names):
-            try:
-                await self.apply_bucket(name, verify=True)
-            except (errors.InvalidInputError, errors.NotFoundError) as error:
-                _LOG.error("The bucket %s cannot be made as it should be: %s", name, error)
-        for name in await self._db.read(identities.names_of_all):
+        for name in await self._db.read(desired.pending_names):
+            await self._try(f"bucket {name}", self.apply_bucket(name))
+        for name in following(await self._db.read(desired.names_of_all), self._last_bucket, size):
+            await self._try(f"bucket {name}", self.apply_bucket(name, verify=True))
+            self._last_bucket = name
+        for name in following(await self._db.read(identities.names_of_all), self._last_user, size):
             async with self.user_lock(name):
-                try:
-                    await self.apply_identity(name)
-                except errors.NotPermittedError:
-                    continue
-                except (errors.InvalidInputError, errors.NotFoundError) as error:
-                    _LOG.error("The identity of %s cannot be made as it should be: %s", name, error)
+                await self._try(f"identity of the user {name}", self.apply_identity(name))
+            self._last_user = name
+
+    async def _try(self, what: str, repair: Coroutine[None, None, object]) -> None:
+        try:
+            await repair
+        except errors.NotPermittedError:
+            _LOG.debug("The %s is retired.", what)
+        except (errors.InvalidInputError, errors.NotFoundError, errors.ConflictError) as error:
+            _LOG.error("The %s cannot be made as it should be: %s", what, error)
+
+
+def following(names: list[str], last: str, size: int | None) -> list[str]:
+    """Return the next names after `last`, starting over at the end.
+
+    Args:
+        names: Sorted names.
+        last: Where it ended before; it may be gone meanwhile.
+        size: How many at most, each once; None is all.
+    """
+    start = bisect.bisect_right(names, last)
+    return (names[start:] + names[:start])[:size]
 
 
 def now() -> datetime.datetime:
