@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -71,12 +72,19 @@ async def test_accounts_from_the_first_password_to_the_last_session(hub: hub_pro
         async with hub_process.Browser.of(hub) as bob:
             assert (await bob.sign_in("bob", bobs)).status_code == 302
             assert (await bob.api("GET", "/users")).status_code == 403, "no administrator"
+            assert (await bob.launch("bob"))[-1]["ready"]
+            env = json.loads((hub.data / "server-bob.json").read_text())
+            headers = {"Authorization": f"token {env['JUPYTERHUB_API_TOKEN']}"}
+            assert (await get(f"{hub.url}/hub/api/user", headers)).json()["name"] == "bob"
             await asyncio.to_thread(accounts.remove, file, "bob")
             async with hub_process.Browser.of(hub) as again:
                 assert (await again.sign_in("bob", bobs)).status_code == 403
             async with asyncio.timeout(10):
                 while (await bob.get("/hub/home")).url.path != "/hub/login":
                     await asyncio.sleep(0.1)
+                while (await get(f"{hub.url}/hub/api/user", headers)).status_code != 403:
+                    await asyncio.sleep(0.1)
+            assert (await elsewhere.api("GET", "/users/bob")).json()["servers"] == {}
 
 
 async def test_guessing_is_slowed_down_and_the_owner_is_not(hub: hub_process.Hub) -> None:
@@ -94,6 +102,11 @@ async def test_guessing_is_slowed_down_and_the_owner_is_not(hub: hub_process.Hub
         assert answer.status_code == 429, "even the right password must wait"
         assert "Too many wrong passwords. Wait" in answer.text
         assert (await ada.sign_in("ada", hub.passwords["ada"])).status_code == 302
+
+
+async def get(url: str, headers: dict[str, str]) -> httpx.Response:
+    async with httpx.AsyncClient() as client:
+        return await client.get(url, headers=headers)
 
 
 async def change(browser: hub_process.Browser, current: str, new: str, again: str) -> httpx.Response:

@@ -77,7 +77,7 @@ def make_hook(
         binding = find(authentication)
         user = handler.find_user(authentication["name"])
         if user is not None and changed(await user.get_auth_state(), binding):
-            await _end_sessions(handler, user)
+            await end_sessions(user, db=handler.db, proxy=handler.proxy, log=handler.log)
         result = {**authentication, "auth_state": binding}
         if admins is not None:
             result["admin"] = authentication["name"] in admins
@@ -86,13 +86,21 @@ def make_hook(
     return bind
 
 
-async def _end_sessions(handler: Any, user: Any) -> None:
-    handler.log.warning("Another person signed in as %s: ending its server, its sessions and its tokens", user.name)
+async def end_sessions(user: Any, *, db: Any, proxy: Any, log: Any) -> None:
+    """End the servers, the sessions and the tokens of a user whose name is another person's now, or nobody's.
+
+    Args:
+        user: The hub's user.
+        db: The hub's database session.
+        proxy: The hub's proxy.
+        log: The hub's log.
+    """
+    log.warning("%s is another person's name now, or nobody's: ending its servers, sessions and tokens", user.name)
     for name, spawner in list(user.spawners.items()):
         if spawner.ready:
-            await handler.stop_single_user(user, name)
-    orm_user = user.orm_user
-    for token in [*orm_user.api_tokens]:
-        handler.db.delete(token)
-    orm_user.cookie_id = orm.new_token()
-    handler.db.commit()
+            await proxy.delete_user(user, name)
+            await user.stop(name)
+    for token in [*user.orm_user.api_tokens]:
+        db.delete(token)
+    user.orm_user.cookie_id = orm.new_token()
+    db.commit()

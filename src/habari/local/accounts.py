@@ -254,14 +254,22 @@ class Reader:
         Raises:
             ConfigError: If the file cannot be read or is damaged.
         """
+        return self.all().get(name)
+
+    def all(self) -> Accounts:
+        """Return all accounts: the same mapping as before while the file is the same.
+
+        Raises:
+            ConfigError: If the file cannot be read or is damaged.
+        """
         try:
             status = self.file.stat()
             stamp: tuple[int, ...] | None = (status.st_ino, status.st_mtime_ns, status.st_size)
         except FileNotFoundError:
             stamp = None
-        if stamp is None or stamp != self._stamp:
+        if stamp != self._stamp:
             self._kept, self._stamp = load(self.file), stamp
-        return self._kept.get(name)
+        return self._kept
 
 
 def _existing(kept: Mapping[str, Account], name: str) -> Account:

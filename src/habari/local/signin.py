@@ -30,6 +30,9 @@ _HASHES_AT_ONCE = 2
 _HASHES_WAITING = 30
 """Sign-ins that may wait for their check: arbitrary, some seconds' worth; more are turned away at once."""
 
+_WATCH_S = 1.0
+"""Seconds between looks at the accounts' file, each one `stat`: arbitrary."""
+
 _Result = TypeVar("_Result")
 
 
@@ -99,7 +102,7 @@ class AccountAuthenticator(Authenticator):  # type: ignore[misc]  # jupyterhub i
         return {
             "name": name,
             "admin": account.admin or name in self.admin_users,
-            "auth_state": identity.make_binding(accounts.ISSUER, account.subject),
+            "auth_state": _binding(account),
         }
 
     async def check(self, name: str, password: str, address: str) -> accounts.Account | None:
@@ -151,7 +154,7 @@ class AccountAuthenticator(Authenticator):  # type: ignore[misc]  # jupyterhub i
         del handler
         account = self.account(user.name)
         state = await user.get_auth_state()
-        if account is None or identity.changed(state, identity.make_binding(accounts.ISSUER, account.subject)):
+        if account is None or not state or identity.changed(state, _binding(account)):
             return False
         admin = account.admin or user.name in self.admin_users
         if admin != bool(user.admin):
@@ -169,10 +172,36 @@ class AccountAuthenticator(Authenticator):  # type: ignore[misc]  # jupyterhub i
             msg = f"There is no account {user.name!r} any more, so its server was not started. Ask an administrator."
             raise launch.LaunchError(errors.NotPermittedError(msg))
 
+    async def _watch(self, app: Any) -> None:
+        # Pages ask for the account themselves. A running server and its tokens do not.
+        checked: accounts.Accounts | None = None
+        while True:
+            try:
+                kept = self._reader.all()
+                if kept is not checked:
+                    checked = kept
+                    await self._end_others(app, kept)
+            except errors.ConfigError as error:
+                self.log.warning("%s", error)
+            await asyncio.sleep(_WATCH_S)
+
+    async def _end_others(self, app: Any, kept: accounts.Accounts) -> None:
+        for orm_user in app.db.query(orm.User).all():
+            user = app.users[orm_user]
+            state = await user.get_auth_state()
+            account = kept.get(user.name)
+            if state and (account is None or identity.changed(state, _binding(account))):
+                await identity.end_sessions(user, db=app.db, proxy=app.proxy, log=self.log)
+                await user.save_auth_state(None)
+
     def get_handlers(self, app: Any) -> list[tuple[str, type[BaseHandler]]]:
-        """Return the pages that come with this sign-in."""
-        del app
+        """Return the pages that come with this sign-in; the hub calls it once, while it starts."""
+        self._watching = asyncio.get_running_loop().create_task(self._watch(app), name="accounts")
         return [("/login", _LoginHandler), ("/account", AccountHandler)]
+
+
+def _binding(account: accounts.Account) -> identity.Binding:
+    return identity.make_binding(accounts.ISSUER, account.subject)
 
 
 class _LoginHandler(LoginHandler):  # type: ignore[misc]  # jupyterhub is untyped
