@@ -182,7 +182,7 @@ async def test_a_file_of_the_home_that_changes_during_a_move_stays(
 ) -> None:
     fill_home(home)
 
-    async def meddle(_request: Any, verb: str, key: str) -> Any:
+    async def meddle(_request: Any, verb: str, _key: str) -> Any:
         if verb == "LIST" and any(line.startswith("PUT") for line in strict.log):
             (home / "f" / "a.txt").write_bytes(b"changed")
             (home / "f" / "new").write_bytes(b"new")
