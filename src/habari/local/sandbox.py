@@ -279,7 +279,8 @@ def _machine(system: Mapping[str, str | None]) -> list[str]:
 def _above(mounts: Iterable[Path]) -> list[str]:
     # bubblewrap makes the folders above a mount as closed as what is mounted; a server that has an id of its own
     # could not pass them.
-    folders = {folder for mount in mounts for folder in mount.parents if folder != Path("/")}
+    there = (Path("/"), Path("/tmp"), Path("/run"))  # noqa: S108 - the sandbox's own
+    folders = {folder for mount in mounts for folder in mount.parents if folder not in there}
     return [part for folder in sorted(folders) for part in ("--perms", "0755", "--dir", str(folder))]
 
 
