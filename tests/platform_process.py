@@ -47,7 +47,8 @@ class Platform:
             text=True,
             start_new_session=True,
         )
-        threading.Thread(target=self._read, daemon=True).start()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
         self.wait_for("Stop with Ctrl-C", timeout_s)
         output = "\n".join(self.lines)
         self.url = re.search(r"Open (http\S+)", output)[1]  # type: ignore[index]
@@ -73,7 +74,9 @@ class Platform:
         assert self._process
         if self._process.poll() is None:
             self._process.send_signal(number)
-        return self._process.wait(timeout_s)
+        status = self._process.wait(timeout_s)
+        self._reader.join(timeout_s)
+        return status
 
     def processes(self) -> dict[int, str]:
         """Return the command lines of all live processes that belong to this platform, by process id."""
@@ -92,7 +95,8 @@ class Platform:
     def _read(self) -> None:
         assert self._process
         assert self._process.stdout
-        for line in self._process.stdout:
-            with self._changed:
-                self.lines.append(line.rstrip())
-                self._changed.notify_all()
+        with self._process.stdout as output:
+            for line in output:
+                with self._changed:
+                    self.lines.append(line.rstrip())
+                    self._changed.notify_all()

@@ -17,7 +17,7 @@ from rich import table
 from habari.core import errors
 
 if TYPE_CHECKING:
-    from habari.local import stack
+    from habari.local import plan
 
 _DEFAULT_DIR = Path(os.environ.get("XDG_DATA_HOME") or "~/.local/share") / "habari"
 _STOP_TIMEOUT_S = 60.0
@@ -60,9 +60,9 @@ def up(  # noqa: PLR0913 - one parameter an option
     ] = None,
 ) -> None:
     """Run the platform until Ctrl-C."""
-    from habari.local import folder, stack  # noqa: PLC0415 - not installed with every extra
+    from habari.local import folder, plan, stack  # noqa: PLC0415 - not installed with every extra
 
-    options = stack.Options(
+    options = plan.Options(
         dir=directory,
         config=config,
         port=port,
@@ -70,11 +70,11 @@ def up(  # noqa: PLR0913 - one parameter an option
         isolation=not no_isolation,
         **({"notebook_environment": notebook_environment.absolute()} if notebook_environment else {}),
     )
-    tenant = stack.load(options)
+    tenant = plan.load(options)
     data = folder.Folder.prepare(options.dir)
     lock = data.lock()
     try:
-        prepared = stack.prepare(options, tenant, data)
+        prepared = plan.prepare(options, tenant, data)
         console.print(f"Starting Habari in {data.path}")
         asyncio.run(stack.run(prepared, console.print, lambda: _announce(prepared)))
     finally:
@@ -178,7 +178,7 @@ def _accounts_file(directory: Path) -> Path:
     return folder.Folder.prepare(directory).path / accounts.FILE
 
 
-def _announce(prepared: stack.Stack) -> None:
+def _announce(prepared: plan.Plan) -> None:
     from habari.local import accounts  # noqa: PLC0415 - not installed with every extra
 
     console.print(f"\n  Open {prepared.url}")

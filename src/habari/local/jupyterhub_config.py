@@ -20,7 +20,7 @@ hub.configure(c)
 signin.configure(c)
 spawner.configure(c)
 
-c.JupyterHub.bind_url = os.environ["HABARI_PUBLIC_URL"]
+c.JupyterHub.bind_url = os.environ["HABARI_BIND_URL"]
 c.JupyterHub.hub_bind_url = f"http://127.0.0.1:{os.environ['HABARI_HUB_PORT']}"
 c.JupyterHub.db_url = f"sqlite:///{data / 'hub' / 'jupyterhub.sqlite'}"
 c.JupyterHub.cleanup_proxy = False

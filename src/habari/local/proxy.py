@@ -63,6 +63,11 @@ def write_static(data: folder.Folder, listen: config.Listen, *, api_port: int, b
     return file
 
 
+def has_routes(data: folder.Folder) -> bool:
+    """Tell whether the hub has written any route."""
+    return (data.path / "run" / "proxy" / ROUTES_FILE).stat().st_size > 0
+
+
 def _check_readable(tls: config.Tls) -> None:
     for name in (tls.certificate, tls.key):
         try:

@@ -1,0 +1,155 @@
+"""What `habari up` was asked for, checked and written down before anything starts; called by the command line."""
+
+from __future__ import annotations
+
+import dataclasses
+import secrets
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from cryptography import fernet
+
+from habari.core import config, errors
+from habari.local import folder, objectstore, ports, secretfiles, spawner
+
+_PORTS = ("hub", "storage", "proxy-api")
+_LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What the command line was given.
+
+    Attributes:
+        dir: The data folder.
+        config: The declaration; None takes `habari.yaml` in the data folder, or the defaults.
+        port: Overrides `listen.port`.
+        notebook_environment: The virtual environment that users' servers run in.
+        behind_proxy: Another proxy in front speaks TLS.
+        isolation: Run each user's server in a sandbox; without it one user only is let in.
+    """
+
+    dir: Path
+    config: Path | None = None
+    port: int | None = None
+    notebook_environment: Path = dataclasses.field(default_factory=lambda: Path(f"{sys.prefix}-notebook"))
+    behind_proxy: bool = False
+    isolation: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What the platform runs on and where its parts meet; made by `prepare`."""
+
+    data: folder.Folder
+    tenant: config.Tenant
+    options: Options
+    ports: Mapping[str, int]
+    store: objectstore.Store
+
+    @property
+    def url(self) -> str:
+        """The address that people type."""
+        return public_url(self.tenant.listen)
+
+    @property
+    def bind_url(self) -> str:
+        """The address that the proxy listens on, as this machine reaches it."""
+        listen = self.tenant.listen
+        host = "127.0.0.1" if listen.host in ("0.0.0.0", "localhost") else listen.host  # noqa: S104 - compared only
+        return f"{'https' if listen.tls else 'http'}://{f'[{host}]' if ':' in host else host}:{listen.port}"
+
+    @property
+    def hub_url(self) -> str:
+        """The hub's own address, on loopback."""
+        return f"http://127.0.0.1:{self.ports['hub']}"
+
+    @property
+    def storage_url(self) -> str:
+        """The storage service's own address, on loopback."""
+        return f"http://127.0.0.1:{self.ports['storage']}/services/storage/"
+
+
+def load(options: Options) -> config.Tenant:
+    """Return the declaration with the command line's overrides.
+
+    Raises:
+        ConfigError: If it cannot be read, is wrong, or would listen to the world without TLS.
+    """
+    file = options.config or options.dir.expanduser() / "habari.yaml"
+    text = ""
+    if options.config or file.exists():
+        try:
+            text = file.read_text("utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+            msg = f"The declaration {file} cannot be read: {reason}. Mend it, or name another with --config."
+            raise errors.ConfigError(msg) from error
+    tenant = config.parse(text, source=str(file))
+    listen = tenant.listen
+    if options.port is not None:
+        listen = listen.model_copy(update={"port": options.port})
+    if listen.host not in _LOOPBACK and not listen.tls and not options.behind_proxy:
+        msg = (
+            f"listen.host is {listen.host}: passwords would cross the network in clear. "
+            "Set listen.tls to a certificate and its key, or pass --behind-proxy if a proxy in front speaks TLS."
+        )
+        raise errors.ConfigError(msg)
+    return tenant.model_copy(update={"listen": listen})
+
+
+def public_url(listen: config.Listen) -> str:
+    """Return the address that people type, without a slash at its end."""
+    if listen.public_url:
+        return listen.public_url.rstrip("/")
+    scheme, usual = ("https", 443) if listen.tls else ("http", 80)
+    host = "localhost" if listen.host in _LOOPBACK else listen.host
+    return f"{scheme}://{host}" + ("" if listen.port == usual else f":{listen.port}")
+
+
+def prepare(options: Options, tenant: config.Tenant, data: folder.Folder) -> Plan:
+    """Check what the platform needs and write the settings of its parts; nothing is started.
+
+    Raises:
+        ConfigError: If a port is taken, the notebook environment is missing, or sandboxes are not allowed.
+    """
+    listen = tenant.listen
+    if listen.port == 0:
+        listen = listen.model_copy(update=ports.choose(data, ["port"]))
+        tenant = tenant.model_copy(update={"listen": listen})
+    ports.check_free(listen.host, listen.port)
+    if not (options.notebook_environment / "bin" / "jupyterhub-singleuser").exists():
+        msg = (
+            f"The notebook environment {options.notebook_environment} is missing or not complete. "
+            "Make it with: make setup, or name another with --notebook-environment."
+        )
+        raise errors.ConfigError(msg)
+    if options.isolation:
+        spawner.check_isolation(options.notebook_environment)
+    # One call, so that no two parts get the same port.
+    chosen = ports.choose(data, [*_PORTS, *objectstore.PORTS], offsets=(0, objectstore.GRPC_OFFSET))
+    store = objectstore.Store(
+        folder=data.path / "objects",
+        secrets=data.path / "secrets",
+        ports={name: chosen[name] for name in objectstore.PORTS},
+        reserve_gib=tenant.store.reserve_gib,
+    )
+    store.prepare()
+    _make_secrets(data)
+    effective = tenant.model_dump_json(exclude_none=True).encode()
+    secretfiles.write(data.path / "run" / "habari.yaml", effective)
+    return Plan(data, tenant, options, chosen, store)
+
+
+def _make_secrets(data: folder.Folder) -> None:
+    def shared(name: str, *holders: str, make: Callable[[], str] = lambda: secrets.token_hex(32)) -> None:
+        value = secretfiles.ensure(data.secret_file(holders[0], name), make)
+        for holder in holders[1:]:
+            secretfiles.write(data.secret_file(holder, name), value.encode())
+
+    shared("launch_token", "hub", "storage")
+    shared("service_token", "hub", "storage")
+    shared("encryption_keys", "storage", make=lambda: fernet.Fernet.generate_key().decode())
+    for name in ("cookie_secret", "crypt_key", "culler_token", "proxy_password"):
+        shared(name, "hub")
