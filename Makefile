@@ -76,7 +76,8 @@ clean: ## remove what the other targets made
 
 .venv-notebook/.ready: requirements/notebook.lock pyproject.toml .venv-setup/.ready
 	@echo "Installing the notebook environment (about 800 MB)."
-	$(UV) venv --quiet --allow-existing --python $(PYTHON) .venv-notebook
+	$(UV) venv --quiet --allow-existing --system-site-packages --python $(PYTHON) .venv-notebook
 	$(SYNC) --python .venv-notebook $<
 	$(INSTALL) --python .venv-notebook
+	printf '[install]\nuser = true\n' > .venv-notebook/pip.conf  # users' own packages go to their homes
 	@touch $@
