@@ -72,7 +72,7 @@ def test_the_admin_s_key_is_in_the_environment_and_nowhere_in_what_is_shown(tmp_
     assert store.environment()["AWS_SECRET_ACCESS_KEY"] == secret
     assert secret not in repr(store)
     assert secret not in " ".join(store.argv)
-    assert set(store.environment()) == {"HOME", "TMPDIR", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}
+    assert set(store.environment()) == {"HOME", "TMPDIR", "GOMEMLIMIT", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}
 
 
 def test_a_missing_program_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
