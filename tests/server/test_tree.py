@@ -248,6 +248,53 @@ async def test_a_folder_with_contents_stays_where_jupyter_is_told_so(
     assert strict.keys("one") == ["f/a"]
 
 
+async def test_a_delete_that_leaves_something_says_so(made: tree.Tree, strict: strict_s3.StrictS3) -> None:
+    for number in range(1200):
+        strict.put("one", f"f/{number}")
+    batches = 0
+
+    async def keep(_request: Any, verb: str, _key: str) -> Any:
+        nonlocal batches
+        batches += verb == "MULTIDELETE"
+        if verb != "MULTIDELETE":
+            return None
+        if batches == 1:
+            return strict_s3.xml("<DeleteResult><Error><Key>f/7</Key><Code>AccessDenied</Code></Error></DeleteResult>")
+        return strict_s3.error(403, "AccessDenied")
+
+    strict.fault = keep
+    said = await refused(made.delete("buckets/one/f"), 503)
+    assert "some of its 1,200 objects stay ('f/7': AccessDenied)" in said
+    batches = 1
+    await refused(made.delete("buckets/one/f"), 403)
+    assert len(strict.keys("one")) == 1200
+
+
+async def test_the_root_is_not_deleted_or_written(made: tree.Tree) -> None:
+    assert "cannot be deleted" in await refused(made.delete("/"), 400)
+    assert "root of the tree" in await refused(made.save({"type": "directory"}, ""), 400)
+    assert "a mapping" in await refused(made.save({"type": "notebook", "content": "x"}, "buckets/one/n.ipynb"), 400)
+    assert "names a folder" in await refused(made.save(file(), "buckets/one/a▸"), 400)
+
+
+async def test_a_checkpoint_that_does_not_follow_stops_no_move(
+    made: tree.Tree, strict: strict_s3.StrictS3, caplog: pytest.LogCaptureFixture
+) -> None:
+    strict.put("one", "a", b"a")
+    await made.create_checkpoint("buckets/one/a")
+
+    async def broken(*_: object) -> None:
+        raise OSError
+
+    made.checkpoints.rename_all_checkpoints = broken
+    made.checkpoints.delete_all_checkpoints = broken
+    await made.rename("buckets/one/a", "buckets/one/b")
+    await made.delete("buckets/one/b")
+    assert strict.keys("one") == []
+    assert "did not follow it" in caplog.text
+    assert "were not deleted" in caplog.text
+
+
 # No lost update
 
 

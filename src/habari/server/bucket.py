@@ -141,6 +141,9 @@ class BucketFiles:
             raise errors.InvalidInputError(msg)
         found: dict[str, Any] = {}
         if model["type"] == "notebook":
+            if not isinstance(model["content"], dict):
+                msg = f"{path!r} was not saved: a notebook's content is a mapping, found {model['content']!r:.40}."
+                raise errors.InvalidInputError(msg)
             notebook = nbformat.from_dict(model["content"])
             self.hooks.check_and_sign(notebook, path)
             body, found = await asyncio.to_thread(models.write_notebook, notebook)

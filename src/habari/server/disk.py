@@ -175,13 +175,24 @@ class Spool:
                 self._path.chmod(stat.S_IMODE(self._target.stat().st_mode))
             self._path.replace(self._target)
         else:
-            os.link(self._path, self._target)
-            self._path.unlink()
+            self._name_once()
         folder = os.open(self._target.parent, os.O_RDONLY)
         try:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+    def _name_once(self) -> None:
+        try:
+            os.link(self._path, self._target)
+        except FileExistsError:
+            raise
+        except OSError:  # a file system without hard links: the name is looked at first, which leaves a moment
+            if self._target.exists():
+                raise FileExistsError(errno.EEXIST, "File exists", str(self._target)) from None
+            self._path.rename(self._target)
+        else:
+            self._path.unlink()
 
     def discard(self) -> None:
         """Remove the hidden file if it was not published."""

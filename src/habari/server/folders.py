@@ -34,10 +34,7 @@ async def delete_entries(files: bucket.BucketFiles, entries: list[s3_xml.Entry],
     if broken and len(broken) == len(batches):
         raise broken[0]
     why = f"{left[0][0]!r}: {left[0][1]}" if left else str(broken[0])
-    msg = (
-        f"{path!r} was deleted in part only: {len(left) + 1000 * len(broken):,} or fewer of {len(entries):,} objects "
-        f"are still there ({why}). Delete it again."
-    )
+    msg = f"{path!r} was deleted in part only: some of its {len(entries):,} objects stay ({why}). Delete it again."
     raise errors.UnavailableError(msg)
 
 

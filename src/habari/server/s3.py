@@ -220,6 +220,7 @@ class Client:
             ConflictError: If `if_match` is not the object's ETag.
         """
         what = f"Deleting {key!r} in bucket {bucket!r}"
+        await self.refuse_folded(bucket, key, size=0)
         answer = await self.send(
             "DELETE", bucket, key, headers=condition(if_match), what=what, accept=(200, 204, 404, 412)
         )
@@ -289,7 +290,7 @@ class Client:
         return "seaweedfs" in self.server.lower()
 
     async def refuse_folded(self, bucket: str, key: str, *, size: int = 1) -> None:
-        r"""Refuse a key that the store would silently write under another one, or without its content.
+        r"""Refuse to write or delete a key that the store would silently take for another one, or write without content.
 
         SeaweedFS 4.48 takes `\` for `/`, drops empty segments and a slash at the start, and drops the content
         of a key that ends in a slash.
@@ -303,7 +304,7 @@ class Client:
             await self.send("HEAD", bucket, what=f"Looking at bucket {bucket!r}", accept=(200, 301, 400, 403, 404))
         if self.is_file_system:
             msg = (
-                f"Bucket {bucket!r} cannot hold the name {key!r}: its store would write something else. "
+                f"Bucket {bucket!r} cannot hold the name {key!r}: its store would take it for another one. "
                 "Choose a name without a backslash, empty parts and a slash at its end."
             )
             raise errors.InvalidInputError(msg)

@@ -15,6 +15,7 @@ from typing import Any
 
 import traitlets
 from jupyter_server.services.contents import manager
+from tornado import web
 
 from habari.core import errors, model
 from habari.server import (
@@ -288,6 +289,30 @@ class Tree(manager.AsyncContentsManager):
     async def rename_file(self, old_path: str, new_path: str) -> None:
         """Move a file or folder; the source is deleted after all of it was verified at its new place."""
         await transfers.rename(self, old_path.strip("/"), new_path.strip("/"))
+
+    async def rename(self, old_path: str, new_path: str) -> None:
+        """Move a file or folder with its checkpoints; a checkpoint that cannot follow is logged, the move stands."""
+        await self.rename_file(old_path, new_path)
+        try:
+            await self.checkpoints.rename_all_checkpoints(old_path, new_path)
+        except (OSError, web.HTTPError, errors.PublicError):
+            self.log.exception("The checkpoints of %s did not follow it to %s", old_path, new_path)
+        self.emit({"action": "rename", "path": new_path, "source_path": old_path})
+
+    async def delete(self, path: str) -> None:
+        """Delete a file or folder with its checkpoints; a checkpoint that cannot be deleted is logged."""
+        if not path.strip("/"):
+            raise failures.of(errors.InvalidInputError("The root of the tree cannot be deleted; choose what is in it."))
+        await self.delete_file(path)
+        try:
+            await self.checkpoints.delete_all_checkpoints(path)
+        except (OSError, web.HTTPError, errors.PublicError):
+            self.log.exception("The checkpoints of %s were not deleted", path)
+        self.emit({"action": "delete", "path": path})
+
+    def info_string(self) -> str:
+        """Return what the server prints at its start."""
+        return f"Serving the home {self.root_dir} and the buckets of its user"
 
     @failures.mapped
     async def copy(self, from_path: str, to_path: str | None = None) -> models.Model:
