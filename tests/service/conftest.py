@@ -8,6 +8,7 @@ import dataclasses
 import inspect
 import os
 import secrets
+import shutil
 import socket
 import subprocess
 import sys
@@ -21,8 +22,10 @@ import pytest
 from cryptography import fernet
 
 from habari.core import config, errors, model
-from habari.service import app, database, declaration, ensure, keeper, sealing, tables, views, wiring
+from habari.service import app, database, declaration, ensure, keeper, sealing, settings, tables, views, wiring
 from habari.storage import memory
+
+LAUNCH_TOKEN = "launch-token-of-these-tests"
 
 
 class Faulty:
@@ -105,12 +108,40 @@ Open = Callable[..., contextlib.AbstractAsyncContextManager[Service]]
 
 
 @pytest.fixture
-def sealer() -> sealing.Sealer:
-    return sealing.Sealer([fernet.Fernet.generate_key().decode()])
+def encryption_key() -> str:
+    return fernet.Fernet.generate_key().decode()
 
 
 @pytest.fixture
-def opened(tmp_path: Path, sealer: sealing.Sealer) -> Open:
+def sealer(encryption_key: str) -> sealing.Sealer:
+    return sealing.Sealer([encryption_key])
+
+
+def settings_for(encryption_keys: tuple[str, ...], hub_api_url: str, token: str) -> settings.Settings:
+    """Return settings of which only the hub and the encryption keys matter."""
+    return settings.Settings(
+        tenant=config.parse(""),
+        secrets=settings.Secrets(model.AccessKey("", ""), encryption_keys, LAUNCH_TOKEN, token),
+        database_url="",
+        store_url="",
+        host="",
+        port=0,
+        hub_api_url=hub_api_url,
+    )
+
+
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a migrated database file, which is faster to copy than to make."""
+    path = tmp_path_factory.mktemp("database") / "storage.sqlite"
+    made = database.Database(f"sqlite:///{path}")
+    made.migrate()
+    made.close()
+    return path
+
+
+@pytest.fixture
+def opened(tmp_path: Path, empty_database: Path, sealer: sealing.Sealer) -> Open:
     """Return a function that opens the service; twice over the same folder and store is a restart."""
 
     @contextlib.asynccontextmanager
@@ -119,8 +150,10 @@ def opened(tmp_path: Path, sealer: sealing.Sealer) -> Open:
     ) -> AsyncIterator[Service]:
         tenant = config.parse(declared)
         prefix = tenant.buckets.prefix
-        db = database.Database(f"sqlite:///{tmp_path}/storage{folder}.sqlite")
-        db.migrate()
+        file = tmp_path / f"storage{folder}.sqlite"
+        if not file.exists():
+            shutil.copy(empty_database, file)
+        db = database.Database(f"sqlite:///{file}")
         store = memory.Memory() if store is None else store
         faulty = Faulty(store)
         try:
@@ -135,9 +168,6 @@ def opened(tmp_path: Path, sealer: sealing.Sealer) -> Open:
             db.close()
 
     return open_service
-
-
-LAUNCH_TOKEN = "launch-token-of-these-tests"
 
 
 @dataclasses.dataclass
@@ -156,16 +186,22 @@ class Api:
 
 
 @pytest.fixture
-def serving(tmp_path: Path, sealer: sealing.Sealer) -> Callable[..., contextlib.AbstractAsyncContextManager[Api]]:
+def serving(tmp_path: Path, encryption_key: str) -> Callable[..., contextlib.AbstractAsyncContextManager[Api]]:
     """Return a function that runs the whole service but its socket, with a hub at the address it is given."""
 
     @contextlib.asynccontextmanager
-    async def serve(hub_api_url: str = "http://127.0.0.1:9/hub/api", backend: Any = None) -> AsyncIterator[Api]:
+    async def serve(
+        hub_api_url: str = "http://127.0.0.1:9/hub/api",
+        *,
+        token: str = "",
+        encryption_keys: tuple[str, ...] = (encryption_key,),
+        backend: Any = None,
+    ) -> AsyncIterator[Api]:
         db = database.Database(f"sqlite:///{tmp_path}/storage.sqlite")
         db.migrate()
         faulty = backend or Faulty(memory.Memory())
         try:
-            async with wiring.running(config.parse(""), db, faulty, sealer, hub_api_url) as parts:
+            async with wiring.running(settings_for(encryption_keys, hub_api_url, token), db, faulty) as parts:
                 transport = httpx.ASGITransport(app.make_app(parts, LAUNCH_TOKEN), raise_app_exceptions=False)
                 url = "http://test/services/storage/api/v1/"
                 async with httpx.AsyncClient(transport=transport, base_url=url) as http:

@@ -12,8 +12,8 @@ import jsonschema
 import pytest
 from cryptography import fernet
 
-from habari.core import config, errors, model, policy
-from habari.service import app, database, sealing, wiring
+from habari.core import errors, model, policy
+from habari.service import app
 from habari.storage import memory
 
 
@@ -234,19 +234,20 @@ async def test_a_sweep_that_ends_ends_the_service_loudly(serving: Any) -> None:
     assert "a mistake in the sweep" in str(caught.value.exceptions[0])
 
 
-async def test_encryption_keys_that_do_not_fit_are_refused(serving: Any, tmp_path: Any) -> None:
+async def test_encryption_keys_that_do_not_fit_are_refused(serving: Any, encryption_key: str) -> None:
+    newer = fernet.Fernet.generate_key().decode()
     async with serving() as api:
         await api.ensure()
-    db = database.Database(f"sqlite:///{tmp_path}/storage.sqlite")
-    other = sealing.Sealer([fernet.Fernet.generate_key().decode()])
+        key = (await api.parts.views.me("ada")).keys
+    async with serving(encryption_keys=(newer, encryption_key), backend=api.faulty) as api:
+        assert (await api.parts.views.me("ada")).keys == key
     with pytest.raises(errors.ConfigError) as caught:
-        async with wiring.running(config.parse(""), db, memory.Memory(), other, "http://127.0.0.1:9"):
+        async with serving(encryption_keys=(newer,)):
             pass
     assert str(caught.value) == (
         "A user's key in the database was sealed with an encryption key that is not in the secret encryption_keys; "
         "put that key back in the file, after the newest one."
     )
-    db.close()
 
 
 async def test_no_secret_in_the_database(serving: Any, tmp_path: Any) -> None:

@@ -35,7 +35,7 @@ def users(hub: Any) -> Any:
 @pytest.mark.hub
 async def test_a_users_token_gets_their_own_keys(serving: Any, users: Any, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
-    async with serving(users.api_url) as api:
+    async with serving(users.api_url, token=users.admin_token) as api:
         assert (await api.http.get("ready")).status_code == 200
         for name in ("ada", "ä.b"):
             await api.ensure(name)
@@ -89,6 +89,15 @@ async def test_tokens_that_nobody_vouches_for(serving: Any, users: Any) -> None:
         assert sentence(await api.http.get("me", headers=shown(users.admin_token))) == (
             403,
             "This token belongs to a service of the hub; expected the token of a user.",
+        )
+
+
+@pytest.mark.hub
+async def test_a_hub_that_does_not_know_the_service_is_said(serving: Any, users: Any) -> None:
+    async with serving(users.api_url, token="of another hub") as api:
+        assert sentence(await api.http.get("ready")) == (
+            503,
+            "The hub does not know this service's own token; give both the same secret service_token.",
         )
 
 
@@ -155,7 +164,7 @@ async def test_a_hub_that_is_away_or_broken(serving: Any, broken_hub: Any) -> No
         answers.append(aiohttp.web.Response(status=404))
         assert sentence(await api.http.get("ready")) == (
             503,
-            "The hub answers with status 404 at its API's root; is JUPYTERHUB_API_URL right?",
+            "The hub answers with status 404 when asked about a token; is JUPYTERHUB_API_URL right?",
         )
     async with serving() as api:
         assert sentence(await api.http.get("me", headers=shown("x"))) == (

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
 from typing import Any
 
 import pytest
 
 from habari.core import errors, model
-from habari.service import ensure
+from habari.service import desired, ensure, tables
 from habari.storage import memory
 
 STEPS = [
@@ -68,24 +69,26 @@ async def test_the_second_time_asks_the_store_for_the_keys_only(opened: Any) -> 
 
 
 async def test_interrupted_at_any_call_and_repeated(opened: Any) -> None:
-    """Before or after each call to the store, in the first launch of an administrator: the repetition completes it."""
+    """After each call to the store, in the first launch of an administrator: the repetition completes it.
+
+    What is left before a call is what is left after the one before.
+    """
     async with opened(folder="-count") as service:
         await service.ensure("ada", admin=True)
         calls = list(service.faulty.calls)
     assert {"create_key", "ensure_member", "ensure_bucket", "set_policy", "set_group_policy", "first_write"} <= {*calls}
-    for number in range(1, len(calls) + 1):
-        for after in (False, True):
-            async with opened(folder=f"-{number}-{after}") as service:
-                service.faulty.fail_at, service.faulty.after = number, after
-                steps = await service.ensure("ada", admin=True)
-                assert steps[-1].state == "failed", calls[number - 1]
-                assert steps[-1].message == "The object store does not answer."
-                assert len(await service.store.list_keys("user-ada")) <= 2
-                assert told(await service.ensure("ada", admin=True)) == STEPS
-                assert await service.store.list_keys("user-ada") == [(await service.views.me("ada")).keys.access_key_id]
-                ada = await service.client("ada")
-                for bucket in ("user-ada", "lake", "notebooks"):
-                    ada.put(bucket, "x", b"")
+    for number, call in enumerate(calls, 1):
+        async with opened(folder=f"-{number}") as service:
+            service.faulty.fail_at, service.faulty.after = number, True
+            steps = await service.ensure("ada", admin=True)
+            assert steps[-1].state == "failed", call
+            assert steps[-1].message == "The object store does not answer."
+            assert len(await service.store.list_keys("user-ada")) <= 2
+            assert told(await service.ensure("ada", admin=True)) == STEPS
+            assert await service.store.list_keys("user-ada") == [(await service.views.me("ada")).keys.access_key_id]
+            ada = await service.client("ada")
+            for bucket in ("user-ada", "lake", "notebooks"):
+                ada.put(bucket, "x", b"")
 
 
 async def test_stopped_at_any_call_and_repeated_by_the_next_process(opened: Any) -> None:
@@ -275,6 +278,48 @@ async def test_hub_groups_follow_the_hub(opened: Any) -> None:
         await service.ensure("ada", groups=["staff", "ops"])
         await service.ensure("ada", groups=["ops", "data"])
         assert (await service.keeper.apply_identity("ada")).groups == {"ops", "data"}
+
+
+async def test_a_grant_to_a_hub_group_reaches_its_members(opened: Any) -> None:
+    async with opened(declared="buckets: {common: [{name: lake, everyone: none}]}") as service:
+
+        def give(session: Any) -> None:
+            bucket = session.query(tables.Bucket).filter_by(name="lake").one()
+            grant = model.Grant("lake", model.Grantee(model.GranteeKind.GROUP, "staff"), model.Access.READ)
+            bucket.grants.append(desired.make_grant(grant, now=bucket.created))
+            bucket.generation += 1
+
+        await service.db.write(give)
+        await service.ensure("ada", groups=["staff"])
+        await service.ensure("bo")
+        assert [each.name for each in (await service.views.me("ada")).buckets] == ["lake", "user-ada"]
+        assert (await service.client("ada")).list_keys("lake") == []
+        assert [each.name for each in (await service.views.me("bo")).buckets] == ["user-bo"]
+        with pytest.raises(errors.NotPermittedError):
+            (await service.client("bo")).list_keys("lake")
+        await service.ensure("ada")
+        with pytest.raises(errors.NotPermittedError):
+            (await service.client("ada")).list_keys("lake")
+
+
+async def test_a_user_who_was_not_ensured_to_the_end_gets_a_sentence_and_no_key(opened: Any) -> None:
+    async with opened() as service:
+        service.faulty.away = True
+        assert (await service.ensure("ada"))[-1].state == "failed"
+        with pytest.raises(errors.ConflictError) as caught:
+            await service.views.me("ada")
+        assert str(caught.value) == (
+            "The storage of the user 'ada' has not been made yet; stop the server and launch it again."
+        )
+
+
+async def test_a_user_without_a_key_proves_nothing(opened: Any) -> None:
+    async with opened() as service:
+        await service.ensure("ada")
+        user = dataclasses.replace(await service.keeper.apply_identity("ada"), key=None)
+        with pytest.raises(errors.UnavailableError) as caught:
+            await service.keeper.prove(user)
+        assert str(caught.value) == "The user 'ada' has no key for the bucket 'user-ada'; launch again."
 
 
 async def test_with_a_prefix_every_name_at_the_store_has_it(opened: Any) -> None:

@@ -128,6 +128,7 @@ def test_two_users_through_the_real_store_and_hub(
     secrets = Path(environ["HABARI_SECRETS"])
     (secrets / "store_access_key_id").write_text(object_store.key.access_key_id)
     (secrets / "store_secret_access_key").write_text(object_store.key.secret_access_key)
+    (secrets / "service_token").write_text(hub.admin_token)
     (tmp_path / "habari.yaml").write_text("buckets: {prefix: main-}")
     environ |= {
         "HABARI_STORE_URL": object_store.url,

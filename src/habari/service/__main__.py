@@ -14,7 +14,7 @@ from collections.abc import Iterator
 import uvicorn
 
 from habari.core import errors
-from habari.service import app, database, sealing, settings, wiring
+from habari.service import app, database, settings, wiring
 from habari.storage import seaweedfs
 
 _STOP_TIMEOUT_S = 10
@@ -43,13 +43,13 @@ def main() -> int:
 
 async def _serve(told: settings.Settings, db: database.Database, listening: socket.socket) -> None:
     backend = seaweedfs.SeaweedFS(told.store_url, told.secrets.store_key, region=told.tenant.store.region)
-    sealer = sealing.Sealer(told.secrets.encryption_keys)
     try:
-        async with wiring.running(told.tenant, db, backend, sealer, told.hub_api_url) as parts:
+        async with wiring.running(told, db, backend) as parts:
             server = _Server(
                 uvicorn.Config(
                     app.make_app(parts, told.secrets.launch_token),
                     lifespan="off",
+                    ws="none",
                     access_log=False,
                     log_config=None,
                     server_header=False,

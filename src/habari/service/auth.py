@@ -18,6 +18,9 @@ TIMEOUT_S = 10.0
 """How long the hub may take to vouch for a token, in seconds; arbitrary, because it answers in milliseconds."""
 
 
+_REFUSED = {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}
+
+
 @dataclasses.dataclass(frozen=True)
 class Caller:
     """A user whose token the hub vouched for, and what that token may do."""
@@ -53,22 +56,28 @@ class Hub:
 
     Args:
         url: Its address, without a slash at its end.
+        token: The service's own token there.
+        session: What carries the requests.
     """
 
-    def __init__(self, url: str, session: aiohttp.ClientSession) -> None:
-        """Keep both."""
+    def __init__(self, url: str, token: str, session: aiohttp.ClientSession) -> None:
+        """Keep the three."""
         self._url = url
+        self._token = token
         self._session = session
 
     async def check(self) -> None:
-        """Return if the hub answers.
+        """Return if the hub answers and knows this service.
 
         Raises:
-            UnavailableError: If it does not.
+            UnavailableError: If one of the two fails.
         """
-        status, _ = await self._get("/", {})
+        status, _ = await self._whose(self._token)
+        if status in _REFUSED:
+            msg = "The hub does not know this service's own token; give both the same secret service_token."
+            raise errors.UnavailableError(msg)
         if status != HTTPStatus.OK:
-            msg = f"The hub answers with status {status} at its API's root; is JUPYTERHUB_API_URL right?"
+            msg = f"The hub answers with status {status} when asked about a token; is JUPYTERHUB_API_URL right?"
             raise errors.UnavailableError(msg)
 
     async def caller(self, authorization: str) -> Caller:
@@ -83,8 +92,8 @@ class Hub:
         if not token:
             msg = "No token was shown; send one of JupyterHub's in the header 'Authorization: token TOKEN'."
             raise errors.NotAuthenticatedError(msg)
-        status, body = await self._get("/user", {"Authorization": f"token {token}"})
-        if status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
+        status, body = await self._whose(token)
+        if status in _REFUSED:
             msg = "The hub does not know this token; it may have expired or been revoked. Restart the server."
             raise errors.NotAuthenticatedError(msg)
         try:
@@ -97,11 +106,12 @@ class Hub:
             raise errors.NotPermittedError(msg)
         return Caller(owner.name, frozenset(owner.scopes))
 
-    async def _get(self, path: str, headers: dict[str, str]) -> tuple[int, bytes]:
+    async def _whose(self, token: str) -> tuple[int, bytes]:
+        headers = {"Authorization": f"token {token}"}
         timeout = aiohttp.ClientTimeout(total=TIMEOUT_S)
         try:
             async with self._session.get(
-                self._url + path, headers=headers, timeout=timeout, allow_redirects=False
+                f"{self._url}/user", headers=headers, timeout=timeout, allow_redirects=False
             ) as response:
                 body = await response.read()
         except (aiohttp.ClientError, TimeoutError) as error:

@@ -55,7 +55,7 @@ class Work:
         made: Whether the store ever had the personal bucket.
         pending: Whether the store may not have it as it should be now.
         proven: Whether the user's key has written to it.
-        others: Names of the other buckets of theirs that the store may not have as they should be.
+        others: Names of the other buckets, theirs or any group's, that the store may not have as they should be.
         everyone: Whether the store may not have the group of everyone as it should be.
     """
 
@@ -203,7 +203,8 @@ def work_for(session: orm.Session, user: str, groups: Iterable[str], personal: s
             pending,
             tables.Bucket.name != personal,
             tables.Bucket.state == tables.BucketState.ACTIVE,
-            _reaches(user, groups),
+            # Whoever has left a group no longer reaches its buckets, and must be shut out of them at once.
+            sa.or_(tables.Grant.grantee_kind == model.GranteeKind.GROUP, _reaches(user, groups)),
         )
         .distinct()
     )

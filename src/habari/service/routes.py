@@ -53,6 +53,13 @@ class Status(model.ApiModel):
 def make_router(parts: wiring.Parts, launch_token: str) -> fastapi.APIRouter:
     """Return the routes over the running parts."""
     router = fastapi.APIRouter(prefix="/api/v1")
+    _add_probes(router, parts)
+    _add_launch(router, parts, launch_token)
+    _add_own(router, parts)
+    return router
+
+
+def _add_probes(router: fastapi.APIRouter, parts: wiring.Parts) -> None:
 
     @router.get("/health", operation_id="health")
     async def health() -> Status:
@@ -66,6 +73,8 @@ def make_router(parts: wiring.Parts, launch_token: str) -> fastapi.APIRouter:
         await parts.hub.check()
         return Status()
 
+
+def _add_launch(router: fastapi.APIRouter, parts: wiring.Parts, launch_token: str) -> None:
     @router.post(
         "/users/{name}/check",
         operation_id="checkUser",
@@ -97,6 +106,8 @@ def make_router(parts: wiring.Parts, launch_token: str) -> fastapi.APIRouter:
         steps = await parts.ensurer.begin(name, body, origin=_origin(request))
         return responses.StreamingResponse(_lines(steps), media_type="application/x-ndjson")
 
+
+def _add_own(router: fastapi.APIRouter, parts: wiring.Parts) -> None:
     @router.get("/me", operation_id="me", responses=_answers(401, 403, 409, 503))
     async def me(token: _HubToken = None) -> model.Me:
         """Return the caller's own keys and buckets; needs `custom:habari:keys:read`."""
@@ -110,8 +121,6 @@ def make_router(parts: wiring.Parts, launch_token: str) -> fastapi.APIRouter:
         caller = await parts.hub.caller(token or "")
         caller.must_have(auth.BUCKETS_SCOPE)
         return await parts.views.buckets(caller.user)
-
-    return router
 
 
 async def _lines(steps: AsyncIterator[model.Step]) -> AsyncIterator[str]:

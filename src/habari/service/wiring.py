@@ -10,8 +10,7 @@ from collections.abc import AsyncIterator
 
 import aiohttp
 
-from habari.core import config
-from habari.service import auth, database, declaration, ensure, identities, keeper, sealing, views
+from habari.service import auth, database, declaration, ensure, identities, keeper, sealing, settings, views
 from habari.storage import base
 
 
@@ -27,9 +26,7 @@ class Parts:
 
 
 @contextlib.asynccontextmanager
-async def running(
-    tenant: config.Tenant, db: database.Database, backend: base.Backend, sealer: sealing.Sealer, hub_api_url: str
-) -> AsyncIterator[Parts]:
+async def running(told: settings.Settings, db: database.Database, backend: base.Backend) -> AsyncIterator[Parts]:
     """Bring the declaration into the migrated database, and yield the parts while the sweep runs.
 
     The sweep and every running ensure belong to this context. If the sweep fails in a way nobody foresaw, the
@@ -38,8 +35,9 @@ async def running(
     Raises:
         ConfigError: If the declaration or the encryption keys do not fit the database.
     """
-    prefix = tenant.buckets.prefix
-    await db.write(declaration.sync, tenant.buckets, now=datetime.datetime.now(datetime.UTC))
+    prefix = told.tenant.buckets.prefix
+    sealer = sealing.Sealer(told.secrets.encryption_keys)
+    await db.write(declaration.sync, told.tenant.buckets, now=datetime.datetime.now(datetime.UTC))
     if (sealed := await db.read(identities.any_sealed)) is not None:
         sealer.open(sealed)
     keep = keeper.Keeper(db, backend, sealer, prefix=prefix)
@@ -48,7 +46,7 @@ async def running(
         ensurer = ensure.Ensurer(db, keep, prefix=prefix, tasks=tasks)
         yield Parts(
             backend=backend,
-            hub=auth.Hub(hub_api_url, session),
+            hub=auth.Hub(told.hub_api_url, told.secrets.service_token, session),
             ensurer=ensurer,
             views=views.Views(db, backend.endpoint, sealer, prefix=prefix),
             keeper=keep,
