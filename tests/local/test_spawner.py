@@ -166,5 +166,33 @@ async def test_a_server_that_will_not_end_is_killed(tmp_path: Path) -> None:
 def test_the_last_line_is_what_the_person_reads(tmp_path: Path) -> None:
     log = tmp_path / "ada.log"
     assert spawner.last_line(log) == ""
-    log.write_text("first\n\nThe keys could not be had.\n\n")
+    log.write_text("first\n\nThe keys could not be had.\n\n[I 2026-11-22 15:33:37.612 ServerApp] Shutting down\n")
     assert spawner.last_line(log) == "The keys could not be had."
+    log.write_text("[I 2026-11-22 15:33:37.612 ServerApp] Serving contents\n")
+    assert spawner.last_line(log) == "[I 2026-11-22 15:33:37.612 ServerApp] Serving contents"
+
+
+@pytest.mark.hub
+async def test_without_isolation_the_first_user_is_the_only_one(
+    tmp_path: Path, storage: storage_stand_in.StorageStandIn
+) -> None:
+    hub = hub_process.Hub(tmp_path / "data", storage.url, HABARI_ISOLATION="0")
+    hub.passwords = {name: accounts.add(hub.data / accounts.FILE, name, admin=True) for name in ("ada", "bob")}
+    await asyncio.to_thread(hub.start)
+    try:
+        async with hub_process.Browser.of(hub) as ada, hub_process.Browser.of(hub) as bob:
+            assert (await ada.sign_in("ada", hub.passwords["ada"])).status_code == 302
+            refused = await bob.sign_in("bob", hub.passwords["bob"])
+            assert refused.status_code == 403
+            assert "runs without isolation, so only &#39;ada&#39; may use it." in refused.text
+            assert (await ada.launch("ada"))[-1].get("ready"), log_of(hub, "ada")
+            process = servers.read(hub.data, "ada")
+            assert process
+            assert not process.sandboxed
+            assert (await ada.api("DELETE", "/users/ada/server")).status_code in {202, 204}
+            async with asyncio.timeout(20):
+                while servers.alive(process):
+                    await asyncio.sleep(0.05)
+    finally:
+        await spawner.stop_servers(hub.data)
+        await asyncio.to_thread(hub.stop)

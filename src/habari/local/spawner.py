@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -33,6 +34,7 @@ _BACKLOG = 128
 _LOG_LIMIT_BYTES = 1024 * 1024
 _KEPT = ("LANG", "LC_ALL", "LC_CTYPE", "TZ")
 _SHOWN_CHARACTERS = 400
+_CHATTER = re.compile(r"\[[DIW] \d{4}-")  # how traitlets begins a line of its log
 
 
 def configure(c: Any, environ: Mapping[str, str] = os.environ) -> None:
@@ -132,6 +134,8 @@ class LocalSpawner(LocalProcessSpawner):  # type: ignore[misc]  # jupyterhub is 
         env = {**self.get_env(), "HABARI_LISTEN_FD": str(listener.fileno())}
         inner = [str(self.environment_read.python), "-P", "-m", sandbox.INSIDE_MODULE, *self.get_args()]
         if not self.isolated:
+            if os.geteuid() == 0:
+                inner.append("--allow-root")
             with _output(self.log_file) as log:
                 process = _popen(inner, env | {"HOME": str(home.path)}, log, [listener.fileno()], cwd=home.path)
             found = servers.find(process.pid, sandboxed=False)
@@ -293,12 +297,13 @@ class LocalSpawner(LocalProcessSpawner):  # type: ignore[misc]  # jupyterhub is 
 
 
 def last_line(log: Path) -> str:
-    """Return the last line that a server wrote, for its own user."""
+    """Return the last line of weight that a server wrote, for its own user: an error, or no line of a log."""
     try:
         lines = [line.strip() for line in log.read_text("utf-8", "replace").splitlines() if line.strip()]
     except OSError:
         return ""
-    return lines[-1][:_SHOWN_CHARACTERS] if lines else ""
+    telling = [line for line in lines if not _CHATTER.match(line)]
+    return (telling or lines or [""])[-1][:_SHOWN_CHARACTERS]
 
 
 @contextlib.contextmanager
