@@ -84,7 +84,7 @@ def test_what_an_operator_must_mend_is_one_sentence_and_status_2(environ: dict[s
         assert refusal(environ) == (
             f"The storage service cannot listen on {address}: Address already in use. HABARI_LISTEN names the address."
         )
-    (tmp_path / "habari.yaml").write_text("nmae: x")
+    (tmp_path / "habari.yaml").write_text("colour: x")
     assert refusal({**environ, "HABARI_CONFIG": str(tmp_path / "habari.yaml")}).startswith(f"{tmp_path}/habari.yaml, ")
 
 

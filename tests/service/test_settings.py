@@ -106,8 +106,8 @@ def test_a_declaration_that_is_missing_or_no_text(environ: dict[str, str], tmp_p
     )
     path.write_bytes(b"\xff")
     assert refusal(environ) == f"The declaration {path} is not UTF-8 text. HABARI_CONFIG names it."
-    path.write_text("nmae: lab")
-    assert refusal(environ).startswith(f"{path}, line 1: unknown key 'nmae'")
+    path.write_text("colour: lab")
+    assert refusal(environ).startswith(f"{path}, line 1: unknown key 'colour'")
 
 
 @pytest.mark.parametrize("name", FILES)
