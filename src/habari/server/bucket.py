@@ -69,7 +69,9 @@ class BucketFiles:
         """Return whether any key lies in the folder, or a grant begins inside it."""
         if place.is_root or self._is_granted(place.prefix):
             return True
-        page = s3_xml.parse_page(await self.client.list_page(self.name, place.prefix, delimiter="", limit=1))
+        page = s3_xml.parse_page(
+            await self.client.list_page(self.name, place.prefix, delimiter="", limit=1), place.prefix
+        )
         return bool(page.objects) or await self.is_kept_folder(place.prefix)
 
     async def is_kept_folder(self, prefix: str) -> bool:

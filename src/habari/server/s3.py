@@ -276,9 +276,9 @@ class Client:
                         self.list_page(bucket, prefix, delimiter=delimiter, token=token), name=f"list {bucket}"
                     )
                 if len(body) > _OFF_LOOP_BYTES:
-                    yield await asyncio.to_thread(s3_xml.parse_page, body)
+                    yield await asyncio.to_thread(s3_xml.parse_page, body, prefix)
                 else:
-                    yield s3_xml.parse_page(body)
+                    yield s3_xml.parse_page(body, prefix)
         finally:
             if fetch is not None:
                 fetch.cancel()
@@ -290,7 +290,7 @@ class Client:
         return "seaweedfs" in self.server.lower()
 
     async def refuse_folded(self, bucket: str, key: str, *, size: int = 1) -> None:
-        r"""Refuse to write or delete a key that the store would silently take for another one, or write without content.
+        r"""Refuse to write or delete a key that the store would take for another one, or write without content.
 
         SeaweedFS 4.48 takes `\` for `/`, drops empty segments and a slash at the start, and drops the content
         of a key that ends in a slash.

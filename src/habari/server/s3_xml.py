@@ -59,8 +59,13 @@ def next_token(body: bytes) -> str | None:
     return saxutils.unescape(found.group(1).decode(), {"&quot;": '"', "&apos;": "'"})
 
 
-def parse_page(body: bytes) -> Page:
+def parse_page(body: bytes, prefix: str = "") -> Page:
     """Return a page of ListObjectsV2.
+
+    Args:
+        body: The page.
+        prefix: What was asked for. SeaweedFS lists `a/b` for the prefix `/a/`; what does not start with
+            the prefix is left out, so that nothing deletes it.
 
     Raises:
         UnavailableError: If the body is not such a page, whole.
@@ -75,7 +80,11 @@ def parse_page(body: bytes) -> Page:
         Entry(decode(each["Key"]), int(each.get("Size", "0")), unquoted(each.get("ETag", "")), each["LastModified"])
         for each in reader.records["Contents"]
     ]
-    return Page(objects, [decode(each["Prefix"]) for each in reader.records["CommonPrefixes"]])
+    prefixes = [decode(each["Prefix"]) for each in reader.records["CommonPrefixes"]]
+    return Page(
+        [each for each in objects if each.key.startswith(prefix)],
+        [each for each in prefixes if each.startswith(prefix)],
+    )
 
 
 def parse_single(body: bytes) -> tuple[str, dict[str, str]]:

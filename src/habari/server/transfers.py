@@ -40,6 +40,7 @@ async def delete(files: bucket.BucketFiles, place: paths.KeyPlace, path: str, *,
         files.seen.forget(place)
         return
     files.check_writable(place.prefix, path)
+    await files.client.refuse_folded(files.name, place.prefix, size=0)
     entries = await folders.entries_below(files, place.prefix)
     if not entries and not await files.is_kept_folder(place.prefix):
         msg = f"No such file or folder: {path!r}; look at the folder above it again."
