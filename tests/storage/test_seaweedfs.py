@@ -128,6 +128,33 @@ def test_no_key_is_in_a_repr(offline: seaweedfs.SeaweedFS) -> None:
     assert "hush" not in repr(offline) + repr(vars(offline))
 
 
+@pytest.mark.s3
+async def test_buckets_are_made_and_deleted_one_after_another(
+    backend: seaweedfs.SeaweedFS, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two at once can stop the store for good."""
+    at_once, most = 0, 0
+
+    def watched(call: Callable[..., Any]) -> Callable[..., Any]:
+        def work(**arguments: Any) -> Any:
+            nonlocal at_once, most
+            at_once += 1
+            most = max(most, at_once)
+            try:
+                return call(**arguments)
+            finally:
+                at_once -= 1
+
+        return work
+
+    for name in ("create_bucket", "put_object", "delete_bucket"):
+        monkeypatch.setattr(backend._s3, name, watched(getattr(backend._s3, name)))
+    names = [f"b-{uuid.uuid4().hex[:12]}" for _ in range(8)]
+    await asyncio.gather(*(backend.ensure_bucket(name, versions=False) for name in names))
+    await asyncio.gather(*(backend.delete_bucket(name) for name in names))
+    assert most == 1
+
+
 # What a user who may write tries next
 
 _PUBLIC = {"AWS": ["*"]}

@@ -8,6 +8,9 @@ Called by the storage service. What was learned by trying, on version 4.48, and 
 - An ACL that a writer puts on an object opens it to nobody.
 - A user can make and delete keys of its own identity, and nothing in SeaweedFS forbids it. Such a key may do what
   the identity may do, no more; `list_keys` shows it, so `reconcile.reconcile_keys` removes it.
+- A CreateBucket while another bucket gets its first object can stop the whole store for good: listing collections
+  takes a read lock twice (`Topology.ListCollections`), and making one waits between the two. So buckets are made, given
+  their first object and deleted one after another. Users cannot make buckets.
 - The IAM API slows with the number of identities, so grants to users are written to bucket policies.
 """
 
@@ -98,6 +101,7 @@ class SeaweedFS:
         self._s3 = self._client("s3", key)
         self._iam = self._client("iam", key)
         self._threads = concurrent.futures.ThreadPoolExecutor(_THREADS, thread_name_prefix="seaweedfs")
+        self._lane = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="seaweedfs-buckets")
 
     def principal(self, identity: str) -> str:
         """Return how a bucket policy names an identity."""
@@ -149,30 +153,41 @@ class SeaweedFS:
     async def ensure_bucket(self, bucket: str, *, versions: bool) -> None:
         """Make the bucket exist, with versions kept or not."""
 
-        def work() -> None:
+        def make() -> None:
             if _ignoring(self._s3.create_bucket, "BucketAlreadyOwnedByYou", Bucket=bucket):
-                # The first write to a bucket takes 0.2 s: here it can run beside the making of an identity.
+                # The first write makes the bucket's files, 0.2 s, here beside the making of an identity.
                 self._s3.put_object(Bucket=bucket, Key=".habari", Body=b"habari")
                 self._s3.delete_object(Bucket=bucket, Key=".habari")
-            kept = self._s3.get_bucket_versioning(Bucket=bucket).get("Status")
+
+        def keep_versions() -> bool:
+            found = _ignoring(self._s3.get_bucket_versioning, "NoSuchBucket", Bucket=bucket)
+            if found is None:
+                return False
+            kept = found.get("Status")
             if versions != (kept == "Enabled") and (versions or kept):
                 status = {"Status": "Enabled" if versions else "Suspended"}
                 self._s3.put_bucket_versioning(Bucket=bucket, VersioningConfiguration=status)
+            return True
 
-        await self._run(f"Making the bucket {bucket!r}", work)
+        what = f"Making the bucket {bucket!r}"
+        if not await self._run(what, keep_versions):
+            await self._run(what, make, threads=self._lane)
+            await self._run(what, keep_versions)
 
     async def delete_bucket(self, bucket: str) -> None:
         """Remove a bucket with everything in it; a large one takes several calls, each until its time is over."""
 
-        def work() -> None:
+        def empty() -> None:
             try:
                 self._empty(bucket)
-                self._s3.delete_bucket(Bucket=bucket)
             except botocore.exceptions.ClientError as error:
                 if _code(error) != "NoSuchBucket":
                     raise
 
-        await self._run(f"Deleting the bucket {bucket!r}", work)
+        what = f"Deleting the bucket {bucket!r}"
+        await self._run(what, empty)
+        gone = functools.partial(_ignoring, self._s3.delete_bucket, "NoSuchBucket", Bucket=bucket)
+        await self._run(what, gone, threads=self._lane)
 
     async def get_policy(self, bucket: str) -> policy.Policy | None:
         """Return the bucket's policy as the store has it."""
@@ -248,19 +263,23 @@ class SeaweedFS:
                 self._delete_versions(bucket, named["Key"])
                 user.close()
 
-        await self._run(f"The first write to the bucket {bucket!r}", work)
+        # In the lane, because it is the first object where making the bucket was interrupted.
+        await self._run(f"The first write to the bucket {bucket!r}", work, threads=self._lane)
 
     async def close(self) -> None:
         """Release connections and threads."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        for threads in (self._threads, self._lane):
+            threads.shutdown(wait=False, cancel_futures=True)
         self._s3.close()
         self._iam.close()
 
-    async def _run(self, what: str, work: Callable[[], _T]) -> _T:
+    async def _run(
+        self, what: str, work: Callable[[], _T], *, threads: concurrent.futures.Executor | None = None
+    ) -> _T:
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(base.CALL_TIMEOUT_S):
-                return await loop.run_in_executor(self._threads, functools.partial(_mapped, what, work))
+                return await loop.run_in_executor(threads or self._threads, functools.partial(_mapped, what, work))
         except TimeoutError as error:
             msg = f"{what} did not end within {base.CALL_TIMEOUT_S:.0f} seconds: the object store is slow; try again."
             raise errors.UnavailableError(msg) from error
