@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import html
 import json
 import re
 import socket
+import ssl
 import time
 import uuid
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -36,19 +39,24 @@ class Person:
         url: Address of the platform.
         name: Name of the account.
         password: Its password.
+        authority: File of the certificate that the platform's is checked against.
     """
 
-    def __init__(self, url: str, name: str, password: str) -> None:
+    def __init__(self, url: str, name: str, password: str, *, authority: Path | None = None) -> None:
         """Keep the arguments."""
+        self.authority = authority
         self.url = url
         self.name = name
         self.password = password
         self.server = ""
+        self.page = ""
         self.steps: list[str] = []
 
     async def __aenter__(self) -> Person:
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(resolver=_Loopback()),
+            connector=aiohttp.TCPConnector(
+                resolver=_Loopback(), ssl=ssl.create_default_context(cafile=self.authority) if self.authority else True
+            ),
             cookie_jar=aiohttp.CookieJar(unsafe=True),
             timeout=aiohttp.ClientTimeout(total=120),
         )
@@ -65,8 +73,12 @@ class Person:
             token = self._xsrf(await page.text())
         form = {"_xsrf": token, "username": self.name, "password": self.password}
         async with self._session.post(f"{self.url}/hub/login", data=form) as answer:
-            await answer.text()
+            self.page = html.unescape(await answer.text())
             return answer.status
+
+    def cookies(self) -> list[tuple[str, bool]]:
+        """Return the name of each cookie that the browser keeps, and whether it goes over TLS only."""
+        return [(cookie.key, bool(cookie["secure"])) for cookie in self._session.cookie_jar]
 
     async def change_password(self, new: str) -> None:
         """Change the password on the account page."""

@@ -37,6 +37,7 @@ class StorageStandIn:
         self.requests: list[tuple[str, str, dict[str, Any]]] = []
         self.tokens: list[str] = []
         self.refusal = ""
+        self.people: dict[str, tuple[str, str]] = {}
         self.well()
 
     def well(self) -> None:
@@ -65,6 +66,15 @@ class StorageStandIn:
             await response.write(json.dumps(line).encode() + b"\n")
         return response
 
+    async def check(self, request: web.Request) -> web.Response:
+        """Remember who first came under a name, and refuse it to everybody else."""
+        body = await request.json()
+        person = (body["issuer"], body["subject"])
+        if self.people.setdefault(request.match_info["name"], person) != person:
+            message = f"The name {request.match_info['name']!r} is another person's."
+            return web.json_response({"error": {"code": "conflict", "message": message}}, status=409)
+        return web.Response(status=204)
+
     async def me(self, request: web.Request) -> web.Response:
         """Answer a server with keys that open nothing."""
         self.tokens.append(request.headers.get("Authorization", ""))
@@ -86,6 +96,7 @@ class StorageStandIn:
         """Serve on a free port."""
         app = web.Application()
         app.router.add_get("/services/storage/api/v1/me", self.me)
+        app.router.add_post("/services/storage/api/v1/users/{name}/check", self.check)
         app.router.add_post("/services/storage/api/v1/users/{name}/ensure", self.ensure)
         runner = web.AppRunner(app, shutdown_timeout=0.1)
         await runner.setup()

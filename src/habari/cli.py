@@ -102,16 +102,17 @@ def status(*, directory: Dir = _DEFAULT_DIR) -> None:
 @app.command()
 def down(*, directory: Dir = _DEFAULT_DIR) -> None:
     """Stop the platform that runs on a folder, and wait until it is gone."""
-    from habari.local import folder  # noqa: PLC0415 - not installed with every extra
+    from habari.local import folder, servers  # noqa: PLC0415 - not installed with every extra
 
     data = folder.Folder(directory.expanduser().absolute())
     owner = data.owner()
     if owner is None:
         console.print(f"Habari does not run on {data.path}.")
         return
+    process = servers.find(owner, sandboxed=False)
     os.kill(owner, signal.SIGTERM)
     deadline = time.monotonic() + _STOP_TIMEOUT_S
-    while data.owner() is not None:
+    while process and servers.alive(process):
         if time.monotonic() > deadline:
             _fail(f"Habari on {data.path} (process {owner}) did not stop within {_STOP_TIMEOUT_S:.0f} seconds.")
         time.sleep(0.1)
@@ -161,15 +162,16 @@ def user_remove(name: str, *, directory: Dir = _DEFAULT_DIR) -> None:
     console.print(f"{name} may not sign in any more. The home and the bucket stay.")
 
 
-@app.command()
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def lab(
+    context: typer.Context,
     *,
     bucket: Annotated[list[str] | None, typer.Option(help="A bucket to show; may be repeated. By default all.")] = None,
 ) -> None:
-    """Start one JupyterLab with your S3 buckets in its file tree, without a hub."""
+    """Start one JupyterLab with your S3 buckets in its file tree, without a hub; more options go to JupyterLab."""
     from habari.server import lab as server_lab  # noqa: PLC0415 - not installed with every extra
 
-    raise typer.Exit(server_lab.main(bucket or []))
+    raise typer.Exit(server_lab.main(bucket or [], context.args))
 
 
 def _accounts_file(directory: Path) -> Path:

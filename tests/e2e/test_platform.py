@@ -8,11 +8,9 @@ import json
 import os
 import re
 import signal
-import ssl
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -116,6 +114,34 @@ async def test_a_kernel_outlives_a_restart_of_the_hub(
         assert (status, again["id"]) == (200, kernel["id"])
 
 
+async def test_a_name_that_returns_as_another_person_is_not_let_in(platform: platform_process.Platform) -> None:
+    file = platform.folder / accounts.FILE
+    async with person.Person(platform.url, "rin", accounts.add(file, "rin")) as rin:
+        assert await rin.sign_in() == 200
+        await rin.launch()
+    accounts.remove(file, "rin")
+    async with person.Person(platform.url, "rin", accounts.add(file, "rin")) as other:
+        assert await other.sign_in() == 409
+        assert "'rin'" in other.page
+        assert "another person" in other.page
+
+
+async def test_nobody_signs_in_under_a_new_name_while_the_storage_service_is_away(
+    platform: platform_process.Platform, account: Callable[[str], person.Person]
+) -> None:
+    pid = _pid(platform, "storage service")
+    async with account("kit") as kit, account("new") as new:
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            # The hub has seen kit before; of the new one nobody can tell whether the name is free.
+            assert await kit.sign_in() == 200
+            assert await new.sign_in() == 503
+            assert "The storage service does not answer" in new.page
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        assert await new.sign_in() == 200
+
+
 async def test_no_secret_is_where_it_must_not_be(
     platform: platform_process.Platform, account: Callable[[str], person.Person]
 ) -> None:
@@ -175,11 +201,12 @@ async def test_a_killed_platform_comes_up_again_with_its_servers(tmp_path: Path)
             assert await admin.run("print(6 * 7)") == "42\n"
     finally:
         down = _habari("down", "--dir", platform.folder)
+        platform.stop()
     assert (down.returncode, down.stdout) == (0, "Stopped.\n")
     assert platform.processes() == {}
 
 
-def test_it_speaks_tls_with_a_certificate_of_ones_own(tmp_path: Path) -> None:
+async def test_it_speaks_tls_with_a_certificate_of_ones_own(tmp_path: Path) -> None:
     certificate, key = _certificate(tmp_path)
     declaration = tmp_path / "habari.yaml"
     declaration.write_text(
@@ -192,10 +219,9 @@ def test_it_speaks_tls_with_a_certificate_of_ones_own(tmp_path: Path) -> None:
     platform.start()
     try:
         assert platform.url == f"https://localhost:{port}"
-        context = ssl.create_default_context(cafile=str(certificate))
-        with urllib.request.urlopen(f"{platform.url}/hub/login", timeout=10, context=context) as answer:
-            assert answer.status == 200
-            assert "__Host-" in answer.headers["Set-Cookie"]
+        async with person.Person(platform.url, "admin", platform.password, authority=certificate) as admin:
+            assert await admin.sign_in() == 200
+            assert ("__Host-jupyterhub-hub-login", True) in admin.cookies()
     finally:
         assert platform.stop() == 0
 

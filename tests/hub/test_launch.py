@@ -13,7 +13,7 @@ import storage_stand_in
 from jupyterhub.spawner import SimpleLocalProcessSpawner
 
 from habari.core import errors, model
-from habari.hub import identity, launch
+from habari.hub import client, identity, launch
 
 IDENTIFY = ["read:users:groups!user=ada", "read:users:name!user=ada"]
 """What the hub tells about its owner to any token."""
@@ -24,15 +24,15 @@ def step(line: dict[str, str]) -> bytes:
 
 
 def test_a_step_is_read_and_a_failed_one_raises_its_sentence() -> None:
-    assert launch.read_step(step({"step": "grants", "state": "done"})) == model.Step(step="grants", state="done")
+    assert client.read_step(step({"step": "grants", "state": "done"})) == model.Step(step="grants", state="done")
     with pytest.raises(errors.UnavailableError, match=r"^No room in the store\.$"):
-        launch.read_step(step({"step": "grants", "state": "failed", "message": "No room in the store."}))
+        client.read_step(step({"step": "grants", "state": "failed", "message": "No room in the store."}))
     with pytest.raises(errors.UnavailableError, match=r"^The step 'grants' of your launch failed\. Try again\.$"):
-        launch.read_step(step({"step": "grants", "state": "failed"}))
+        client.read_step(step({"step": "grants", "state": "failed"}))
     with pytest.raises(
         errors.UnavailableError, match=r"an answer that the hub does not understand.*different versions"
     ):
-        launch.read_step(b"<html>")
+        client.read_step(b"<html>")
 
 
 @pytest.mark.parametrize(
@@ -47,15 +47,15 @@ def test_a_step_is_read_and_a_failed_one_raises_its_sentence() -> None:
 )
 def test_a_refusal_keeps_its_sentence_and_kind(status: int, kind: type[errors.PublicError]) -> None:
     body = b'{"error": {"code": "x", "message": "The identity of ada is retired."}}'
-    refused = launch.read_refusal(status, body)
+    refused = client.read_refusal(status, body)
     assert type(refused) is kind
     assert str(refused) == "The identity of ada is retired."
 
 
 def test_a_refusal_of_the_hub_itself_is_told_apart() -> None:
     body = b'{"error": {"code": "not_authenticated", "message": "Unknown token."}}'
-    assert "does not trust this hub: their launch tokens differ" in str(launch.read_refusal(401, body))
-    assert "does not understand" in str(launch.read_refusal(502, b"Bad gateway"))
+    assert "does not trust this hub: their launch tokens differ" in str(client.read_refusal(401, body))
+    assert "does not understand" in str(client.read_refusal(502, b"Bad gateway"))
 
 
 async def test_a_late_reader_sees_all_steps() -> None:
@@ -127,7 +127,7 @@ async def test_an_answer_that_breaks_off_starts_nothing(storage: storage_stand_i
 
 async def drain(url: str, *, timeout_s: float) -> list[model.Step]:
     request = model.EnsureRequest(issuer="local", subject="17")
-    return [each async for each in launch.ensure(url, token="t", name="ada", request=request, timeout_s=timeout_s)]
+    return [each async for each in client.ensure(url, token="t", name="ada", request=request, timeout_s=timeout_s)]
 
 
 @pytest.mark.hub

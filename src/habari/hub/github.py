@@ -15,7 +15,7 @@ from habari.core import config, errors
 from habari.hub import identity
 
 
-def configure(c: Any, sign_in: config.SignIn) -> None:
+def configure(c: Any, sign_in: config.SignIn, check: identity.Check) -> None:
     """Let in the administrators, the allowed users and the members of the allowed organizations, nobody else.
 
     Raises:
@@ -35,7 +35,7 @@ def configure(c: Any, sign_in: config.SignIn) -> None:
     c.GitHubOAuthenticator.scope = ["read:org"] if declared.allowed_organizations else []
     c.GitHubOAuthenticator.allowed_users = set(sign_in.allowed_users)
     admins = frozenset(name.lower() for name in sign_in.admin_users)
-    c.Authenticator.post_auth_hook = identity.make_hook(lambda result: bind(issuer, result), admins)
+    c.Authenticator.post_auth_hook = identity.make_hook(lambda result: bind(issuer, result), check, admins)
     c.GitHubOAuthenticator.refresh_user_hook = _refresh
 
 

@@ -8,14 +8,22 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, TypedDict
+from typing import Any, Protocol, TypedDict
 
 from jupyterhub import orm
+from tornado import web
 
 from habari.core import errors
 
 SESSION_S = 12 * 3600
 """Seconds until a sign-in that cannot be checked again must be repeated: arbitrary, a working day."""
+
+
+class Check(Protocol):
+    """Asks whose a name is; raises `PublicError` if it is another person's, or that cannot be told."""
+
+    async def __call__(self, *, name: str, issuer: str, subject: str) -> None:
+        """Return if the person may have the name."""
 
 
 class Binding(TypedDict):
@@ -64,20 +72,30 @@ def changed(known: Mapping[str, Any] | None, signed_in: Mapping[str, Any]) -> bo
 
 
 def make_hook(
-    find: Callable[[Mapping[str, Any]], Binding], admins: frozenset[str] | None = None
+    find: Callable[[Mapping[str, Any]], Binding], check: Check, admins: frozenset[str] | None = None
 ) -> Callable[[Any, Any, dict[str, Any]], Awaitable[dict[str, Any]]]:
-    """Return a `post_auth_hook` that keeps the binding alone, and ends what another person left under the name.
+    """Return a `post_auth_hook` that keeps the binding alone, and lets nobody in under another person's name.
+
+    Who is let in could make a token, and with it read the keys that the storage service keeps under the name: so a
+    person whom the hub has not seen under this name is let in only if the storage service knows nobody else by it.
 
     Args:
         find: Takes the authenticator's result and returns the binding.
+        check: Asks the storage service.
         admins: Names of the administrators, where habari.yaml alone decides; whoever leaves the list is one no more.
     """
 
     async def bind(_authenticator: Any, handler: Any, authentication: dict[str, Any]) -> dict[str, Any]:
         binding = find(authentication)
         user = handler.find_user(authentication["name"])
-        if user is not None and changed(await user.get_auth_state(), binding):
+        known = await user.get_auth_state() if user is not None else None
+        if user is not None and changed(known, binding):
             await end_sessions(user, db=handler.db, proxy=handler.proxy, log=handler.log)
+        if not known or changed(known, binding):
+            try:
+                await check(name=authentication["name"], issuer=binding["issuer"], subject=binding["subject"])
+            except errors.PublicError as error:
+                raise web.HTTPError(error.status, str(error).replace("%", "%%")) from error
         result = {**authentication, "auth_state": binding}
         if admins is not None:
             result["admin"] = authentication["name"] in admins

@@ -14,27 +14,19 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 from collections.abc import AsyncIterator
-from http import HTTPStatus
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
-import aiohttp
-import pydantic
 from jupyterhub.spawner import Spawner
 from tornado import web
 from traitlets import Float, Unicode
 
 from habari.core import errors, model
-from habari.hub import identity
-
-ENSURE_TIMEOUT_S = 60.0
-"""Seconds for the storage service: arbitrary; a first launch takes below one, and the slowest claim some 30."""
+from habari.hub import client, identity
 
 SERVER_STEP = "server"
 """The step that starts when storage is ready; its end is the hub's own `ready` event."""
 
-_MAX_LINE_BYTES = 64 * 1024
 _STORAGE_PERCENT = 40
 """How far the bar gets while storage is made: arbitrary, the rest is the server's start."""
 
@@ -93,94 +85,6 @@ def describe(number: int, step: model.Step) -> dict[str, Any]:
     return {"progress": percent, "message": f"{step.step}: {text}"}
 
 
-def read_step(line: bytes) -> model.Step:
-    """Return the step that a line of the answer holds.
-
-    Raises:
-        UnavailableError: If the line is not a step, or says that the user's storage could not be had.
-    """
-    try:
-        step = model.Step.model_validate_json(line)
-    except pydantic.ValidationError as error:
-        raise _garbled() from error
-    if step.state == "failed":
-        raise errors.UnavailableError(step.message or f"The step {step.step!r} of your launch failed. Try again.")
-    return step
-
-
-def read_refusal(status: int, body: bytes) -> errors.PublicError:
-    """Return the error that an answer other than 200 stands for."""
-    try:
-        message = model.ErrorBody.model_validate_json(body).error.message
-    except pydantic.ValidationError:
-        return _garbled()
-    kinds: dict[int, type[errors.PublicError]] = {
-        400: errors.InvalidInputError,
-        403: errors.NotPermittedError,
-        409: errors.ConflictError,
-    }
-    if status == HTTPStatus.UNAUTHORIZED:
-        return errors.UnavailableError(
-            "The storage service does not trust this hub: their launch tokens differ. Tell your administrator."
-        )
-    return kinds.get(status, errors.UnavailableError)(message)
-
-
-async def ensure(
-    url: str, *, token: str, name: str, request: model.EnsureRequest, timeout_s: float = ENSURE_TIMEOUT_S
-) -> AsyncIterator[model.Step]:
-    """Have the storage service ensure a user, and yield each step as it happens.
-
-    The iterator ends normally only after the step `ready`, which is not yielded.
-
-    Args:
-        url: Where the storage service is, ending in a slash.
-        token: The launch token that it shares with the hub.
-        name: The user's name at the hub.
-        request: Who the user is.
-        timeout_s: Seconds for the whole of it.
-
-    Raises:
-        PublicError: If the user's bucket and keys cannot be had; the text is for the user.
-    """
-    target = f"{url}api/v1/users/{quote(name, safe='')}/ensure"
-    limits = aiohttp.ClientTimeout(total=timeout_s, sock_connect=min(10.0, timeout_s))
-    try:
-        async with (
-            aiohttp.ClientSession(timeout=limits, read_bufsize=_MAX_LINE_BYTES) as session,
-            session.post(
-                target,
-                data=request.model_dump_json(),
-                headers={"Authorization": f"Bearer {token}", "Content-Type": "application/json"},
-                allow_redirects=False,
-            ) as response,
-        ):
-            if response.status != HTTPStatus.OK:
-                raise read_refusal(response.status, await response.content.read(_MAX_LINE_BYTES))
-            async for line in response.content:
-                step = read_step(line)
-                if (step.step, step.state) == ("ready", "done"):
-                    return
-                yield step
-    except TimeoutError as error:
-        msg = (
-            f"The storage service did not make your bucket ready within {timeout_s:.0f} seconds, so your server was "
-            "not started. Try again in a minute; if it lasts, tell your administrator."
-        )
-        raise errors.UnavailableError(msg) from error
-    except (aiohttp.ClientError, OSError, ValueError) as error:
-        msg = (
-            "The storage service does not answer, so your bucket and keys cannot be had and your server was not "
-            "started. Try again in a minute; if it lasts, tell your administrator."
-        )
-        raise errors.UnavailableError(msg) from error
-    msg = (
-        "The storage service broke off before your bucket was ready, so your server was not started. "
-        "Try again in a minute; if it lasts, tell your administrator."
-    )
-    raise errors.UnavailableError(msg)
-
-
 class Launch(Spawner):  # type: ignore[misc]  # jupyterhub is untyped
     """A spawner that ensures its user's storage before it starts a server; put it before any other spawner class."""
 
@@ -191,7 +95,7 @@ class Launch(Spawner):  # type: ignore[misc]  # jupyterhub is untyped
         config=True, help="File with the token that hub and storage service share; no default. Read at each launch."
     )
     ensure_timeout = Float(
-        ENSURE_TIMEOUT_S, config=True, help="Seconds that the storage service may take before a launch fails."
+        client.ENSURE_TIMEOUT_S, config=True, help="Seconds that the storage service may take before a launch fails."
     )
 
     journal: Journal | None = None
@@ -228,7 +132,7 @@ class Launch(Spawner):  # type: ignore[misc]  # jupyterhub is untyped
             groups=sorted(group.name for group in self.user.groups),
         )
         token = await asyncio.to_thread(Path(self.launch_token_file).read_text, "utf-8")
-        async for step in ensure(
+        async for step in client.ensure(
             self.storage_url,
             token=token.strip(),
             name=self.user.name,
@@ -292,10 +196,3 @@ def _after_storage(event: dict[str, Any]) -> dict[str, Any]:
     if percent is None:
         return event
     return {**event, "progress": round(_STORAGE_PERCENT + percent * (100 - _STORAGE_PERCENT) / 100)}
-
-
-def _garbled() -> errors.UnavailableError:
-    return errors.UnavailableError(
-        "The storage service gave an answer that the hub does not understand, so your server was not started. "
-        "Tell your administrator: hub and storage service may have different versions."
-    )

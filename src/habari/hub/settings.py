@@ -10,6 +10,7 @@ Variables, on every target:
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,7 +21,7 @@ from jupyterhub.spawner import LocalProcessSpawner, Spawner
 from traitlets.utils.importstring import import_item
 
 from habari.core import config, errors
-from habari.hub import github, launch
+from habari.hub import client, github, identity, launch
 
 SCOPES = {
     "custom:habari:keys:read": {"description": "Read one's own keys of the object store."},
@@ -52,14 +53,14 @@ def configure(c: Any, environ: Mapping[str, str] = os.environ) -> None:
     """
     tenant = read_tenant(environ)
     secrets = Path(_needed(environ, "HABARI_SECRETS"))
-    storage_url = _needed(environ, "HABARI_STORAGE_URL").rstrip("/") + "/"
+    storage_url = read_storage_url(environ)
     _set_secrets(c, secrets)
     _set_addresses(
         c, environ.get("HABARI_PUBLIC_URL") or public_url(tenant.listen), subdomains=tenant.listen.subdomains
     )
     _set_service(c, storage_url, read_secret(secrets, "service_token"))
     _set_spawner(c, tenant, storage_url, secrets / "launch_token")
-    _set_sign_in(c, tenant)
+    _set_sign_in(c, tenant, read_check(environ))
     c.JupyterHub.template_paths = [*_listed(c.JupyterHub, "template_paths"), str(Path(__file__).parent / "templates")]
     c.JupyterHub.template_vars = {**_mapped(c.JupyterHub, "template_vars"), "habari_title": tenant.title}
 
@@ -97,6 +98,25 @@ def read_secret(folder: Path, name: str) -> str:
         msg = f"The secret {name!r} in {folder} is empty; expected one line."
         raise errors.ConfigError(msg)
     return secret
+
+
+def read_storage_url(environ: Mapping[str, str]) -> str:
+    """Return where the storage service is, ending in a slash.
+
+    Raises:
+        ConfigError: If HABARI_STORAGE_URL is not set.
+    """
+    return _needed(environ, "HABARI_STORAGE_URL").rstrip("/") + "/"
+
+
+def read_check(environ: Mapping[str, str]) -> identity.Check:
+    """Return what asks the storage service whose a name is, for `habari.hub.identity.make_hook`.
+
+    Raises:
+        ConfigError: If HABARI_STORAGE_URL or HABARI_SECRETS is not set.
+    """
+    token_file = Path(_needed(environ, "HABARI_SECRETS")) / "launch_token"
+    return functools.partial(client.check, read_storage_url(environ), token_file=token_file)
 
 
 def public_url(listen: config.Listen) -> str:
@@ -178,7 +198,7 @@ def _set_spawner(c: Any, tenant: config.Tenant, storage_url: str, token_file: Pa
     c.Launch.storage_url = storage_url
     c.Launch.launch_token_file = str(token_file)
     limit = tenant.servers.start_timeout_s
-    c.Spawner.start_timeout = limit + int(launch.ENSURE_TIMEOUT_S)
+    c.Spawner.start_timeout = limit + int(client.ENSURE_TIMEOUT_S)
     c.Spawner.http_timeout = limit
     # A storage service that is away must not make the hub end itself after some failed launches.
     c.Spawner.consecutive_failure_limit = 0
@@ -209,7 +229,7 @@ def _spawner_class(configured: Any) -> type[Spawner]:
     raise errors.ConfigError(msg)
 
 
-def _set_sign_in(c: Any, tenant: config.Tenant) -> None:
+def _set_sign_in(c: Any, tenant: config.Tenant, check: identity.Check) -> None:
     c.Authenticator.allow_all = False
     c.Authenticator.any_allow_config = True
     c.Authenticator.admin_users = set(tenant.sign_in.admin_users)
@@ -217,7 +237,7 @@ def _set_sign_in(c: Any, tenant: config.Tenant) -> None:
     # administrator starts a server, ends in an AttributeError in JupyterHub 6.1.
     c.Authenticator.refresh_pre_spawn = False
     if tenant.sign_in.method == "github":
-        github.configure(c, tenant.sign_in)
+        github.configure(c, tenant.sign_in, check)
 
 
 def _listed(section: Any, name: str) -> list[Any]:

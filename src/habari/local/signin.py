@@ -43,18 +43,18 @@ def configure(c: Any, environ: Mapping[str, str] = os.environ) -> None:
 
     Args:
         c: The configuration object of a `jupyterhub_config.py`.
-        environ: HABARI_CONFIG, HABARI_DIR with the data folder, and HABARI_ISOLATION.
+        environ: What `habari.hub.configure` reads, HABARI_DIR with the data folder, and HABARI_ISOLATION.
     """
     if settings.read_tenant(environ).sign_in.method == "local":
-        _use_accounts(c, Path(environ["HABARI_DIR"]) / accounts.FILE)
+        _use_accounts(c, Path(environ["HABARI_DIR"]) / accounts.FILE, settings.read_check(environ))
     if not homes.isolated(environ):
         homes.admit_one(c, Path(environ["HABARI_DIR"]))
 
 
-def _use_accounts(c: Any, file: Path) -> None:
+def _use_accounts(c: Any, file: Path, check: identity.Check) -> None:
     c.JupyterHub.authenticator_class = AccountAuthenticator
     c.AccountAuthenticator.accounts_file = str(file)
-    c.Authenticator.post_auth_hook = identity.make_hook(lambda result: result["auth_state"])
+    c.Authenticator.post_auth_hook = identity.make_hook(lambda result: result["auth_state"], check)
     # An account that was removed or changed shows at the next request; asking costs one stat.
     c.Authenticator.auth_refresh_age = 1
     templates = [*c.JupyterHub.template_paths, str(Path(__file__).parent / "templates")]

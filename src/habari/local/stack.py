@@ -94,15 +94,16 @@ async def _serve(
 
 
 async def _guard_disk(store: objectstore.Store, say: Callable[[str], None]) -> None:
-    open_before = True
+    before: bool | None = None
     while True:
         try:
-            takes_data = await store.guard_disk()
+            takes_data = await store.guard_disk(takes_data=before)
         except errors.UnavailableError as error:
             say(f"The free disk could not be guarded: {error}")
         else:
-            if takes_data != open_before:
-                free = "is short: buckets take no more data" if open_before else "is there again: buckets take data"
-                say(f"Free disk {free}. Folder: {store.folder}")
-            open_before = takes_data
+            if not takes_data and before is not False:
+                say(f"Free disk is short: buckets take no more data. Make room on the disk of {store.folder}")
+            if takes_data and before is False:
+                say("Free disk is there again: buckets take data.")
+            before = takes_data
         await asyncio.sleep(_DISK_CHECK_S)
