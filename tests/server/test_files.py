@@ -227,7 +227,7 @@ async def test_errors_reach_the_user_as_sentences(server: tree_server.Server, st
     )
     answer = await server.contents("DELETE", "buckets/one")
     assert answer.status_code == 403
-    assert "on the storage page" in answer.json()["message"]
+    assert "holds buckets alone" in answer.json()["message"]
     assert (await server.contents("GET", "buckets/one/no", type="file")).status_code == 404
 
 

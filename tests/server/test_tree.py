@@ -190,8 +190,9 @@ async def test_the_folder_of_buckets_and_buckets_themselves_are_not_changed_here
         made.rename("a.txt", "buckets/x"),
         made.rename("buckets", "b"),
         made.copy("a.txt", "buckets"),
+        made.new_untitled("buckets", type="notebook"),  # JupyterLab's launcher, while that folder is open
     ):
-        assert "on the storage page" in await refused(act, 403)
+        assert "holds buckets alone" in await refused(act, 403)
     assert (home / "a.txt").exists()
 
 

@@ -22,8 +22,8 @@ _COPY = re.compile(r"-Copy\d*\.")
 
 
 def no_bucket_here(path: str) -> errors.NotPermittedError:
-    """Return the error for changing buckets themselves in the tree."""
-    msg = f"{path!r} cannot be changed here: buckets are made, shared and deleted on the storage page, not in the tree."
+    """Return the error for making, renaming or deleting something beside the buckets."""
+    msg = f"{path!r} cannot be changed: the folder 'buckets' holds buckets alone. Open one of them, or your home."
     return errors.NotPermittedError(msg)
 
 

@@ -253,6 +253,15 @@ class Tree(manager.AsyncContentsManager):
     # Writing
 
     @failures.mapped
+    async def new_untitled(self, path: str = "", type: str = "", ext: str = "") -> models.Model:  # noqa: A002 - Jupyter's name
+        """Make a file, notebook or folder with the next free name in a folder."""
+        if isinstance(paths.parse(path.strip("/")), paths.BucketsPlace):
+            name = f"{path.strip('/')}/untitled"
+            raise transfers.no_bucket_here(name)
+        made: models.Model = await super().new_untitled(path, type, ext)
+        return made
+
+    @failures.mapped
     async def save(self, model: dict[str, Any], path: str = "") -> models.Model:
         """Write a file, notebook or folder, or take the next piece of an upload; nothing is overwritten unseen."""
         path = path.strip("/")
