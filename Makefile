@@ -74,10 +74,10 @@ clean: ## remove what the other targets made
 	$(INSTALL) --python .venv
 	@touch $@ .venv/.platform
 
-.venv-notebook/.ready: requirements/notebook.lock pyproject.toml .venv-setup/.ready
+.venv-notebook/.ready: requirements/notebook.lock pyproject.toml .venv-setup/.ready $(shell find images/minimal-notebook/prefix -type f)
 	@echo "Installing the notebook environment (about 800 MB)."
 	$(UV) venv --quiet --allow-existing --system-site-packages --python $(PYTHON) .venv-notebook
 	$(SYNC) --python .venv-notebook $<
 	$(INSTALL) --python .venv-notebook
-	printf '[install]\nuser = true\n' > .venv-notebook/pip.conf  # users' own packages go to their homes
+	cp -r images/minimal-notebook/prefix/. .venv-notebook/
 	@touch $@

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -108,20 +109,25 @@ def _drop(page: sync_api.Page, file: Path) -> None:
         devtools.send("Input.dispatchDragEvent", {"type": event, "x": x, "y": y, "data": data})
 
 
-def _wait_kernel(page: sync_api.Page) -> None:
-    expect(page.locator(".jp-NotebookPanel-toolbar .jp-Notebook-ExecutionIndicator[data-status='idle']")).to_be_visible(
-        timeout=60_000
-    )
+def _run_first_cell(browser: Browser, expected: str) -> None:
+    """Run the first cell until it prints what is expected.
 
-
-def _run_cell(browser: Browser, code: str, expected: str) -> None:
+    JupyterLab 4.6.6 drops a cell that is run in the moment in which its kernel connects, also without Habari, and
+    then shows an idle kernel and no output; a person runs the cell again.
+    """
     page = browser.page
-    _wait_kernel(page)
-    cell = page.locator(".jp-Notebook .jp-CodeCell").first
-    cell.locator(".cm-content").click()
-    page.keyboard.insert_text(code)
-    page.keyboard.press("Shift+Enter")
-    expect(page.locator(".jp-OutputArea-output").first).to_contain_text(expected, timeout=60_000)
+    output = page.locator(".jp-OutputArea-output").first
+    deadline = time.monotonic() + 90
+    while True:
+        page.locator(".jp-Notebook .jp-CodeCell").first.locator(".cm-content").click()
+        page.keyboard.press("Control+Enter")
+        try:
+            expect(output).to_contain_text(re.compile(expected), timeout=10_000)
+        except AssertionError:
+            if time.monotonic() > deadline:
+                raise
+        else:
+            return
 
 
 def test_two_people_a_restart_and_nothing_lost(
@@ -146,7 +152,9 @@ def test_two_people_a_restart_and_nothing_lost(
     first.enter("buckets", "notebooks")
     first.page.locator(".jp-LauncherCard[data-category='Notebook']").first.click()
     expect(first.page.locator(".jp-NotebookPanel")).to_be_visible()
-    _run_cell(first, _CODE, "54")
+    first.page.locator(".jp-Notebook .jp-CodeCell").first.locator(".cm-content").click()
+    first.page.keyboard.insert_text(_CODE)
+    _run_first_cell(first, "54")
     first.page.keyboard.press("Control+s")
     first.shoot("admin-save")
     first.page.locator(".jp-Dialog input:not([type=checkbox])").fill("weather.ipynb")
@@ -169,18 +177,10 @@ def test_two_people_a_restart_and_nothing_lost(
     second.enter("buckets", "notebooks")
     second.page.locator(".jp-DirListing-item", has_text="weather.ipynb").dblclick()
     expect(second.page.locator(".jp-OutputArea-output").first).to_contain_text("54")
-    _run_again(second, "AccessDenied|PermissionError|Forbidden")
+    _run_first_cell(second, "AccessDenied|PermissionError|Forbidden")
     second.shoot("grace-notebook")
 
     first.url = platform.url
     first.launch("admin")
     first.enter("buckets", "user-admin")
     expect(first.items()).to_have_text(["weather.csv"])
-
-
-def _run_again(browser: Browser, expected: str) -> None:
-    page = browser.page
-    _wait_kernel(page)
-    page.locator(".jp-Notebook .jp-CodeCell").first.locator(".cm-content").click()
-    page.keyboard.press("Shift+Enter")
-    expect(page.locator(".jp-OutputArea-output").first).to_contain_text(re.compile(expected), timeout=60_000)
