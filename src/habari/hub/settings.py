@@ -21,7 +21,7 @@ from jupyterhub.spawner import LocalProcessSpawner, Spawner
 from traitlets.utils.importstring import import_item
 
 from habari.core import config, errors
-from habari.hub import client, github, identity, launch
+from habari.hub import client, identity, launch
 
 SCOPES = {
     "custom:habari:keys:read": {"description": "Read one's own keys of the object store."},
@@ -237,6 +237,8 @@ def _set_sign_in(c: Any, tenant: config.Tenant, check: identity.Check) -> None:
     # administrator starts a server, ends in an AttributeError in JupyterHub 6.1.
     c.Authenticator.refresh_pre_spawn = False
     if tenant.sign_in.method == "github":
+        from habari.hub import github  # noqa: PLC0415 - its imports take 0.3 s of a start that may not need them
+
         github.configure(c, tenant.sign_in, check)
 
 
