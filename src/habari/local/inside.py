@@ -1,8 +1,9 @@
 """The first program in a user's sandbox; it gives up what is left to give up, then becomes the Jupyter server.
 
-Run as `python -P -m habari.local.inside` with
+Run as `python -I -m habari.local.inside`, because without `-I` Python runs code from the user's home before ours, with
 
     HABARI_LISTEN_FD  the listening socket that the hub made: no port is free for another to take in between
+    HABARI_PORTS      the platform's own ports, with commas between them: nothing in the sandbox may listen there
     HABARI_UID        the id to take, where root runs the platform
 """
 
@@ -12,16 +13,25 @@ import contextlib
 import ctypes
 import os
 import resource
+import site
 import socket
 import struct
 import sys
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-_LANDLOCK_CREATE_RULESET, _LANDLOCK_RESTRICT_SELF = 444, 446  # the same numbers on every architecture
+from habari.local import seccomp
+
+# https://docs.kernel.org/userspace-api/landlock.html; the numbers are the same on every architecture.
+_LANDLOCK_CREATE_RULESET, _LANDLOCK_ADD_RULE, _LANDLOCK_RESTRICT_SELF = 444, 445, 446
 _LANDLOCK_CREATE_RULESET_VERSION = 1
-_LANDLOCK_SCOPES = 0b11  # abstract Unix sockets, signals: https://docs.kernel.org/userspace-api/landlock.html
+_LANDLOCK_RULE_NET_PORT = 2
+_LANDLOCK_BIND_TCP = 0b1
+_LANDLOCK_SCOPES = 0b11  # abstract Unix sockets, signals
+_FIRST_ABI_WITH_PORTS = 4
 _FIRST_ABI_WITH_SCOPES = 6
+_FIRST_PORT, _LAST_PORT = 1024, 65535  # below, ports need a right that nobody has in a sandbox
 _PR_SET_NO_NEW_PRIVS = 38
 _OOM_SCORE = "500"
 """Short of memory, the kernel ends users' programs before the platform's: arbitrary, half of the scale."""
@@ -37,7 +47,8 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text(_OOM_SCORE)
-    keep_to_own_sockets()
+    keep_to_own_sockets({int(port) for port in os.environ.pop("HABARI_PORTS", "").split(",") if port})
+    add_own_packages()
     runtime = os.environ.get("JUPYTER_RUNTIME_DIR")
     if runtime:
         Path(runtime).mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -60,24 +71,54 @@ def take_id(uid: int) -> None:
     os.setresuid(uid, uid, uid)
 
 
-def keep_to_own_sockets() -> bool:
-    """Cut this process and its children off from abstract Unix sockets outside, which no mount hides.
+def keep_to_own_sockets(ports: Collection[int] = ()) -> bool:
+    """Cut this process and its children off from sockets that no mount hides, as far as the kernel can.
+
+    They reach no abstract Unix socket outside (Linux 6.12 and later), and do not listen on the platform's ports
+    (Linux 6.7 and later): while a part of the platform is started again, its port is free, and whoever took it would
+    be shown the passwords and tokens of everybody.
+
+    Args:
+        ports: The platform's TCP ports.
 
     Returns:
-        Whether the kernel can do it (Linux 6.12 and later).
+        Whether abstract Unix sockets are out of reach.
     """
     libc = ctypes.CDLL(None, use_errno=True)
-    if libc.syscall(_LANDLOCK_CREATE_RULESET, None, 0, _LANDLOCK_CREATE_RULESET_VERSION) < _FIRST_ABI_WITH_SCOPES:
+    abi = libc.syscall(_LANDLOCK_CREATE_RULESET, None, 0, _LANDLOCK_CREATE_RULESET_VERSION)
+    binding = _LANDLOCK_BIND_TCP if ports and abi >= _FIRST_ABI_WITH_PORTS else 0
+    scopes = _LANDLOCK_SCOPES if abi >= _FIRST_ABI_WITH_SCOPES else 0
+    if not binding and not scopes:
         return False
-    attributes = struct.pack("=QQQ", 0, 0, _LANDLOCK_SCOPES)
+    attributes = struct.pack("=QQQ", 0, binding, scopes)
     ruleset = libc.syscall(_LANDLOCK_CREATE_RULESET, attributes, len(attributes), 0)
     if ruleset < 0:
         return False
     try:
+        if binding:
+            _allow_ports(libc, ruleset, ports)
+            seccomp.apply(libc)
         libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-        return bool(libc.syscall(_LANDLOCK_RESTRICT_SELF, ruleset, 0) == 0)
+        return bool(libc.syscall(_LANDLOCK_RESTRICT_SELF, ruleset, 0) == 0 and scopes)
     finally:
         os.close(ruleset)
+
+
+def _allow_ports(libc: Any, ruleset: int, taken: Collection[int]) -> None:
+    # Landlock knows what is allowed only, one port a rule: 0.1 s for all of them. Port 0 asks for any free one.
+    rule = (ctypes.c_uint64 * 2)(_LANDLOCK_BIND_TCP, 0)
+    add, number = libc.syscall, _LANDLOCK_ADD_RULE
+    for port in (0, *range(_FIRST_PORT, _LAST_PORT + 1)):
+        if port not in taken:
+            rule[1] = port
+            add(number, ruleset, _LANDLOCK_RULE_NET_PORT, rule, 0)
+
+
+def add_own_packages() -> None:
+    """Let the server import what its user installed at home, which `-I` has left out."""
+    if sys.base_prefix in site.PREFIXES:  # else the environment keeps them out
+        site.ENABLE_USER_SITE = True
+        site.addsitedir(site.getusersitepackages())
 
 
 def hand_over(fd: int) -> None:

@@ -14,6 +14,7 @@ from habari.core import config, errors
 from habari.local import folder, objectstore, ports, secretfiles, spawner
 
 _PORTS = ("hub", "storage", "proxy-api")
+_OFFSETS = (0, objectstore.GRPC_OFFSET)
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
@@ -69,6 +70,13 @@ class Plan:
     def storage_url(self) -> str:
         """The storage service's own address, on loopback."""
         return f"http://127.0.0.1:{self.ports['storage']}/services/storage/"
+
+    @property
+    def all_ports(self) -> list[int]:
+        """Every port that a part of the platform listens on."""
+        return sorted(
+            {self.tenant.listen.port, *(port + offset for port in self.ports.values() for offset in _OFFSETS)}
+        )
 
 
 def load(options: Options) -> config.Tenant:
@@ -128,7 +136,7 @@ def prepare(options: Options, tenant: config.Tenant, data: folder.Folder) -> Pla
     if options.isolation:
         spawner.check_isolation(options.notebook_environment)
     # One call, so that no two parts get the same port.
-    chosen = ports.choose(data, [*_PORTS, *objectstore.PORTS], offsets=(0, objectstore.GRPC_OFFSET))
+    chosen = ports.choose(data, [*_PORTS, *objectstore.PORTS], offsets=_OFFSETS)
     store = objectstore.Store(
         folder=data.path / "objects",
         secrets=data.path / "secrets",

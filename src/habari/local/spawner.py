@@ -43,11 +43,13 @@ def configure(c: Any, environ: Mapping[str, str] = os.environ) -> None:
     Args:
         c: The configuration object of a `jupyterhub_config.py`.
         environ: HABARI_DIR, the data folder; HABARI_NOTEBOOK_ENVIRONMENT, the virtual environment that servers
-            run in; HABARI_ISOLATION, `0` to run without sandboxes and for one user only.
+            run in; HABARI_ISOLATION, `0` to run without sandboxes and for one user only; HABARI_PORTS, the platform's
+            own ports with commas between them, on which no server may listen.
     """
     c.JupyterHub.spawner_class = launch.launching(LocalSpawner)
     c.LocalSpawner.data = environ["HABARI_DIR"]
     c.LocalSpawner.isolated = homes.isolated(environ)
+    c.LocalSpawner.kept_ports = environ.get("HABARI_PORTS", "")
     prefix = Path(environ.get("HABARI_NOTEBOOK_ENVIRONMENT", sys.prefix))
     c.LocalSpawner.environment_read = sandbox.read_environment(prefix)
     # What the hub's own environment holds is not the users' business.
@@ -86,6 +88,7 @@ class LocalSpawner(LocalProcessSpawner):  # type: ignore[misc]  # jupyterhub is 
 
     data = Unicode(config=True, help="The data folder; no default.")
     isolated = Bool(default_value=True, config=True, help="Run servers in sandboxes. Without, one user only is let in.")
+    kept_ports = Unicode(config=True, help="Ports of the platform, with commas between them: no server listens there.")
     environment_read = Instance(sandbox.Environment, config=True, help="The environment that servers run in.")
 
     _running: servers.Process | None = None
@@ -131,19 +134,21 @@ class LocalSpawner(LocalProcessSpawner):  # type: ignore[misc]  # jupyterhub is 
         return f"http://127.0.0.1:{self.port}"
 
     async def _run(self, home: homes.Home, listener: socket.socket) -> _Started:
-        env = {**self.get_env(), "HABARI_LISTEN_FD": str(listener.fileno())}
-        inner = [str(self.environment_read.python), "-P", "-m", sandbox.INSIDE_MODULE, *self.get_args()]
+        inner = [str(self.environment_read.python), "-I", "-m", sandbox.INSIDE_MODULE, *self.get_args()]
         if not self.isolated:
             if os.geteuid() == 0:
                 inner.append("--allow-root")
+            env = self._environment(str(home.path), listener)
             with _output(self.log_file) as log:
-                process = _popen(inner, env | {"HOME": str(home.path)}, log, [listener.fileno()], cwd=home.path)
+                process = _popen(inner, env, log, [listener.fileno()], cwd=home.path)
             found = servers.find(process.pid, sandboxed=False)
             if found is None:
                 raise self._ended()
             return _Started(process, found)
         box = self._sandbox(home)
-        env |= {"HOME": box.home_inside, **({"HABARI_UID": str(box.uid)} if box.uid is not None else {})}
+        env = self._environment(box.home_inside, listener) | {"HABARI_PORTS": self.kept_ports}
+        if box.uid is not None:
+            env["HABARI_UID"] = str(box.uid)
         read_end, write_end = os.pipe()
         with os.fdopen(read_end, "rb") as answer, _output(self.log_file) as log, contextlib.ExitStack() as opened:
             fds = {"passwd": _memory(opened, sandbox.passwd(box)), "group": _memory(opened, sandbox.group(box))}
@@ -153,6 +158,12 @@ class LocalSpawner(LocalProcessSpawner):  # type: ignore[misc]  # jupyterhub is 
             finally:
                 os.close(write_end)
             return _Started(process, await self._first_process(process, answer))
+
+    def _environment(self, home: str, listener: socket.socket) -> dict[str, str]:
+        env: dict[str, str] = self.get_env()
+        # What users install themselves comes last, as their packages do on Python's path.
+        path = f"{env['PATH']}:{home}/.local/bin"
+        return {**env, "HOME": home, "PATH": path, "HABARI_LISTEN_FD": str(listener.fileno())}
 
     async def _first_process(self, process: subprocess.Popen[bytes], answer: Any) -> servers.Process:
         try:
