@@ -105,7 +105,7 @@ class Hub:
         """Start the hub and return when it answers."""
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "habari.local.hub_main", "-f", str(self.config)],
+                [sys.executable, "-m", "jupyterhub", "-f", str(self.config)],
                 env=self.env,
                 cwd=self.data,
                 stdout=log,

@@ -236,7 +236,7 @@ def test_an_unreadable_certificate_is_named(tmp_path: Path) -> None:
 
 def _wait_for_parts_to_end(platform: platform_process.Platform) -> None:
     deadline = time.monotonic() + 30
-    marks = ("weed", "traefik", "habari.service", "hub_main", "idle_culler")
+    marks = ("weed", "traefik", "habari.service", "jupyterhub", "idle_culler")
     while any(mark in command for command in platform.processes().values() for mark in marks):
         assert time.monotonic() < deadline, platform.processes()
         time.sleep(0.05)

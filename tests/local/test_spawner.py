@@ -40,7 +40,7 @@ async def hub(tmp_path: Path, storage: storage_stand_in.StorageStandIn) -> Async
     try:
         yield made
     finally:
-        await spawner.stop_servers(made.data)
+        await servers.stop_all(made.data)
         await asyncio.to_thread(made.stop)
 
 
@@ -86,7 +86,7 @@ async def test_a_server_outlives_its_hub_and_ends_with_the_platform(hub: hub_pro
         process = servers.read(hub.data, "ada")
         assert process
         await asyncio.to_thread(hub.stop, signal.SIGKILL)
-        await spawner.stop_servers(hub.data)
+        await servers.stop_all(hub.data)
         assert not servers.alive(process)
         assert servers.read(hub.data, "ada") is None
         await asyncio.to_thread(hub.start)
@@ -194,5 +194,5 @@ async def test_without_isolation_the_first_user_is_the_only_one(
                 while servers.alive(process):
                     await asyncio.sleep(0.05)
     finally:
-        await spawner.stop_servers(hub.data)
+        await servers.stop_all(hub.data)
         await asyncio.to_thread(hub.stop)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ UID_COUNT = 10_000
 """How many ids there are, one a user: arbitrary, far above what one machine serves."""
 
 _ONLY_USER = "hub/only-user"
+_GIVING = threading.Lock()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,10 +52,12 @@ def prepare(data: Path, slug: str, *, sandboxed: bool) -> Home:
         home.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not sandboxed or os.geteuid() != 0:
             return Home(home, None)
-        owner = home.stat().st_uid
-        if owner not in range(FIRST_UID, FIRST_UID + UID_COUNT):
-            owner = free_uid({each.stat().st_uid for each in root.iterdir()})
-            _give(home, owner)
+        # Launches are prepared in threads: two that look at once would find the same id free.
+        with _GIVING:
+            owner = home.stat().st_uid
+            if owner not in range(FIRST_UID, FIRST_UID + UID_COUNT):
+                owner = free_uid({each.stat().st_uid for each in root.iterdir()})
+                _give(home, owner)
     except OSError as error:
         msg = f"Your home folder cannot be made: {error.strerror}. Tell your administrator: {home}"
         raise errors.UnavailableError(msg) from error

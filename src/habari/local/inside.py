@@ -55,9 +55,6 @@ def main() -> None:
     listener = os.environ.pop("HABARI_LISTEN_FD", "")
     if listener:
         hand_over(int(listener))
-    # Compiles a grammar of IRIs when imported, a second on a slow machine; jsonschema does without, and nothing here
-    # validates an IRI.
-    sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]  # None is how an import is refused
     from jupyterhub import singleuser  # noqa: PLC0415 - imported when nothing is left to give up
 
     sys.argv = ["jupyterhub-singleuser", *sys.argv[1:]]

@@ -11,7 +11,7 @@ from pathlib import Path
 from cryptography import fernet
 
 from habari.core import config, errors
-from habari.local import folder, objectstore, ports, secretfiles, spawner
+from habari.local import folder, objectstore, ports, sandbox, secretfiles
 
 _PORTS = ("hub", "storage", "proxy-api")
 _OFFSETS = (0, objectstore.GRPC_OFFSET)
@@ -134,7 +134,7 @@ def prepare(options: Options, tenant: config.Tenant, data: folder.Folder) -> Pla
         )
         raise errors.ConfigError(msg)
     if options.isolation:
-        spawner.check_isolation(options.notebook_environment)
+        sandbox.check_machine(options.notebook_environment)
     # One call, so that no two parts get the same port.
     chosen = ports.choose(data, [*_PORTS, *objectstore.PORTS], offsets=_OFFSETS)
     store = objectstore.Store(

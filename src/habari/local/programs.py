@@ -84,7 +84,7 @@ def hub(plan: plans.Plan, session: aiohttp.ClientSession) -> parts.Part:
         "HABARI_PORTS": ",".join(map(str, plan.all_ports)),
     }
     file = Path(__file__).with_name("jupyterhub_config.py")
-    argv = [sys.executable, "-m", "habari.local.hub_main", "-f", str(file)]
+    argv = [sys.executable, "-m", "jupyterhub", "-f", str(file)]
     return _part(plan, "hub", argv, settings, lambda: _answers(session, plan))
 
 

@@ -59,24 +59,6 @@ def configure(c: Any, environ: Mapping[str, str] = os.environ) -> None:
     c.JupyterHub.cleanup_servers = False
 
 
-def check_isolation(environment: Path | None = None) -> None:
-    """Return if users' servers can be kept apart on this machine.
-
-    Args:
-        environment: The notebook environment, to try it in a sandbox too; takes some 0.5 s.
-
-    Raises:
-        ConfigError: If not; the message says how to allow it.
-    """
-    read = sandbox.read_environment(environment) if environment else None
-    sandbox.check(read, uid=homes.FIRST_UID if os.geteuid() == 0 else None)
-
-
-async def stop_servers(data: Path) -> None:
-    """End all users' servers of a data folder and return when they are gone; needs no hub."""
-    await servers.stop_all(data)
-
-
 @dataclasses.dataclass(frozen=True)
 class _Started:
     process: subprocess.Popen[bytes]

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 import aiohttp
 
 from habari.core import errors
-from habari.local import objectstore, parts, plan, programs, spawner
+from habari.local import objectstore, parts, plan, programs, servers
 
 _DISK_CHECK_S = 30.0
 
@@ -60,7 +60,7 @@ async def run(prepared: plan.Plan, say: Callable[[str], None], announce: Callabl
                 await supervisor.stop(part.name)
                 if part.name == "hub":
                     # Now nobody starts another one.
-                    await spawner.stop_servers(prepared.data.path)
+                    await servers.stop_all(prepared.data.path)
             changed({})
 
 
