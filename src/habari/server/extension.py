@@ -118,7 +118,7 @@ def _link_to_hub(app: serverapp.ServerApp, url: str) -> None:
     app.update_config(config.Config(_IN_A_HUB))
     _use_tree(app, lambda: source.HubSource(service))
     _make_runtime_dir_private(app)
-    _prepare_terminals()
+    _prepare_terminals(app)
     _start_duckdb(app)
     app.log.info("Habari: user %s, object store %s, %d buckets", me.user, found.endpoint_url, len(me.buckets))
 
@@ -155,14 +155,19 @@ def _start_duckdb(app: serverapp.ServerApp) -> None:
         app.log.warning("DuckDB was not configured for S3: %s", error)
 
 
-def _prepare_terminals() -> None:
+def _prepare_terminals(app: serverapp.ServerApp) -> None:
     """Make programs of a terminal (`jupyter execute`, `nbconvert`) start kernels as the server does, and `pip` work.
+
+    By default a terminal runs a login shell, whose profile sets PATH anew: `python` would not be the environment's.
 
     A folder for packages in the home that is there when Python starts is on its path, so that a kernel imports
     what `%pip install` has just put there.
     """
     paths = [str(pathlib.Path(__file__).with_name("jupyter_config")), os.environ.get("JUPYTER_CONFIG_PATH", "")]
     os.environ["JUPYTER_CONFIG_PATH"] = os.pathsep.join(filter(None, paths))
+    if "shell_command" not in app.terminado_settings:
+        shell = os.environ.get("SHELL") or "sh"
+        app.terminado_settings = {**app.terminado_settings, "shell_command": [shell]}
     if site.ENABLE_USER_SITE:
         with contextlib.suppress(OSError):
             pathlib.Path(site.getusersitepackages()).mkdir(parents=True, exist_ok=True)
