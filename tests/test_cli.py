@@ -108,7 +108,14 @@ def test_accounts_are_made_listed_and_removed(tmp_path: Path) -> None:
         assert each.is_dir() or password.encode() not in each.read_bytes()
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_a_folder_without_write_permission_is_refused(tmp_path: Path) -> None:
-    tmp_path.chmod(0o500)
-    assert "cannot be written: Permission denied" in _refused(_habari("up", "--dir", tmp_path / "data"))
+@pytest.mark.parametrize("command", ["up", "status", "down"])
+def test_a_folder_that_may_not_be_entered_is_refused(tmp_path: Path, command: str) -> None:
+    closed = tmp_path / "closed"
+    closed.mkdir()
+    closed.chmod(0)
+    arguments = [sys.executable, "-m", "habari.cli", command, "--dir", str(closed / "data")]
+    if os.geteuid() == 0:
+        # Root enters every folder, unless it gives that right up.
+        arguments = ["setpriv", "--bounding-set=-all", "--inh-caps=-all", *arguments]
+    result = subprocess.run(arguments, capture_output=True, text=True, timeout=60, check=False)
+    assert "Permission denied" in _refused(result)

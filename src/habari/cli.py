@@ -109,12 +109,11 @@ def down(*, directory: Dir = _DEFAULT_DIR) -> None:
     if owner is None:
         console.print(f"Habari does not run on {data.path}.")
         return
-    process = servers.find(owner, sandboxed=False)
-    os.kill(owner, signal.SIGTERM)
+    os.kill(owner.pid, signal.SIGTERM)
     deadline = time.monotonic() + _STOP_TIMEOUT_S
-    while process and servers.alive(process):
+    while servers.alive(owner):
         if time.monotonic() > deadline:
-            _fail(f"Habari on {data.path} (process {owner}) did not stop within {_STOP_TIMEOUT_S:.0f} seconds.")
+            _fail(f"Habari on {data.path} (process {owner.pid}) did not stop within {_STOP_TIMEOUT_S:.0f} seconds.")
         time.sleep(0.1)
     console.print("Stopped.")
 

@@ -45,7 +45,9 @@ def test_the_lock_is_held_once_and_names_its_owner(tmp_path: Path) -> None:
     data = folder.Folder.prepare(tmp_path)
     assert data.owner() is None
     lock = data.lock()
-    assert data.owner() == os.getpid()
+    owner = data.owner()
+    assert owner
+    assert owner.pid == os.getpid()
     with pytest.raises(errors.ConfigError) as caught:
         data.lock()
     assert str(caught.value) == (

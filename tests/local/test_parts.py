@@ -80,6 +80,41 @@ async def test_a_part_that_never_answers_is_given_up(tmp_path: Path) -> None:
     assert not _alive(pid)
 
 
+async def test_a_part_that_cannot_do_its_work_is_explained(tmp_path: Path) -> None:
+    async def refuse() -> None:
+        msg = "The store did not take the rule."
+        raise errors.UnavailableError(msg)
+
+    supervisor = parts.Supervisor(lambda _: None, lambda _: None)
+    part = parts.Part("tester", [sys.executable, "-c", _WAITS], {}, tmp_path / "log", refuse, cwd=tmp_path)
+    with pytest.raises(errors.ConfigError) as caught:
+        await supervisor.start(part)
+    assert str(caught.value) == "The tester did not start: The store did not take the rule."
+    await supervisor.stop("tester")
+
+
+async def test_a_part_that_comes_back_without_doing_its_work_is_started_once_more(tmp_path: Path) -> None:
+    outcomes = iter((None, errors.UnavailableError("no quorum"), None))
+
+    async def ready() -> None:
+        if outcome := next(outcomes):
+            raise outcome
+
+    said: list[str] = []
+    supervisor = parts.Supervisor(said.append, lambda _: None)
+    part = parts.Part("tester", [sys.executable, "-c", _WAITS], {}, tmp_path / "log", ready, cwd=tmp_path)
+    await supervisor.start(part)
+    pid = supervisor.states["tester"].pid
+    assert pid
+    keeping = asyncio.create_task(supervisor.keep(part))
+    os.kill(pid, signal.SIGKILL)
+    await _until(lambda: "The tester runs again." in said)
+    assert said[1] == "The tester does not do its work (no quorum); ending it."
+    assert supervisor.states["tester"].restarts == 2
+    keeping.cancel()
+    await supervisor.stop("tester")
+
+
 async def test_children_of_a_part_end_with_it(tmp_path: Path) -> None:
     program = (
         "import pathlib, signal, subprocess, sys; child = subprocess.Popen([sys.executable, '-c', "

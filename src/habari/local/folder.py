@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from habari.core import errors
-from habari.local import secretfiles
+from habari.local import secretfiles, servers
 
 _PARTS = (
     "secrets",
@@ -83,29 +83,33 @@ class Folder:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            file.seek(0)
-            pid = file.read().strip() or "unknown"
             file.close()
-            msg = f"Habari runs on {self.path} already (process {pid}). Stop it with: habari down --dir {self.path}"
+            owner = self.owner()
+            who = f"process {owner.pid}" if owner else "a process that starts or stops"
+            msg = f"Habari runs on {self.path} already ({who}). Stop it with: habari down --dir {self.path}"
             raise errors.ConfigError(msg) from error
+        own = servers.find(os.getpid(), sandboxed=False)
         file.truncate(0)
-        file.write(str(os.getpid()))
+        file.write(json.dumps(dataclasses.asdict(own) if own else {}))
         file.flush()
         return Lock(file)
 
-    def owner(self) -> int | None:
-        """Return the process id of the platform that runs on this folder, or None."""
+    def owner(self) -> servers.Process | None:
+        """Return the platform's process that runs on this folder, or None.
+
+        Raises:
+            ConfigError: If the folder may not be entered.
+        """
+        # Asking for the lock itself would, for that moment, keep a platform from starting.
         try:
-            file = (self.path / "run" / "lock").open("r+")
-        except FileNotFoundError:
+            kept = json.loads((self.path / "run" / "lock").read_text())
+            process = servers.Process(**kept)
+        except (FileNotFoundError, NotADirectoryError, ValueError, TypeError):
             return None
-        with file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except OSError:
-                text = file.read().strip()
-                return int(text) if text else None
-            return None
+        except OSError as error:
+            msg = f"The data folder {self.path} cannot be read: {error.strerror}. Name a folder of your own with --dir."
+            raise errors.ConfigError(msg) from error
+        return process if servers.alive(process) else None
 
     def read_json(self, name: str) -> dict[str, Any]:
         """Return what was last kept under a name in `run`, or an empty mapping."""

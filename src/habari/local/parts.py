@@ -15,6 +15,9 @@ from habari.local import child
 
 _STOP_TIMEOUT_S = 15.0
 _LOG_LIMIT_BYTES = 20 * 1024 * 1024
+_FORGIVEN_AFTER_S = 600.0
+"""Seconds after which a death no longer slows the next start: arbitrary."""
+
 _RESTART_DELAYS_S = (0.2, 1.0, 5.0, 15.0, 30.0)
 
 
@@ -87,7 +90,9 @@ class Supervisor:
                     f"The {part.name} did not answer within {part.start_timeout_s:.0f} seconds. {_last_lines(part.log)}"
                 )
                 raise errors.ConfigError(msg)
-            ready.result()
+            if error := ready.exception():
+                msg = f"The {part.name} did not start: {error}"
+                raise errors.ConfigError(msg) from error
         finally:
             for task in (ended, ready):
                 task.cancel()
@@ -95,25 +100,38 @@ class Supervisor:
 
     async def keep(self, part: Part) -> None:
         """Start the part again whenever it ends, until cancelled."""
+        died_at: list[float] = []
         while True:
             status = await self._processes[part.name].wait()
             state = self.states[part.name]
-            delay = _RESTART_DELAYS_S[min(state.restarts, len(_RESTART_DELAYS_S) - 1)]
             state.pid, state.ready, state.restarts = None, False, state.restarts + 1
             self._changed(self.states)
             self._say(f"The {part.name} ended ({_describe(status)}); starting it again. Log: {part.log}")
-            await asyncio.sleep(delay)
-            process = await self._spawn(part)
-            ready = asyncio.create_task(_ready(part), name=f"{part.name} ready")
-            ended = asyncio.create_task(process.wait(), name=f"{part.name} ended")
-            try:
-                await asyncio.wait({ended, ready}, timeout=part.start_timeout_s, return_when=asyncio.FIRST_COMPLETED)
-                if ready.done() and not ready.exception():
-                    self._mark_ready(part)
-                    self._say(f"The {part.name} runs again.")
-            finally:
-                ready.cancel()
-                ended.cancel()
+            now = asyncio.get_running_loop().time()
+            died_at = [*(moment for moment in died_at if moment > now - _FORGIVEN_AFTER_S), now]
+            await asyncio.sleep(_RESTART_DELAYS_S[min(len(died_at), len(_RESTART_DELAYS_S)) - 1])
+            await self._start_again(part)
+
+    async def _start_again(self, part: Part) -> None:
+        process = await self._spawn(part)
+        ready = asyncio.create_task(_ready(part), name=f"{part.name} ready")
+        ended = asyncio.create_task(process.wait(), name=f"{part.name} ended")
+        try:
+            await asyncio.wait({ended, ready}, timeout=part.start_timeout_s, return_when=asyncio.FIRST_COMPLETED)
+            if ended.done():
+                return
+            if ready.done() and not ready.exception():
+                self._mark_ready(part)
+                self._say(f"The {part.name} runs again.")
+                return
+            why = ready.exception() if ready.done() else f"no answer within {part.start_timeout_s:.0f} seconds"
+            self._say(f"The {part.name} does not do its work ({why}); ending it.")
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+        finally:
+            ready.cancel()
+            ended.cancel()
+            await asyncio.gather(ready, ended, return_exceptions=True)
 
     async def stop(self, name: str) -> None:
         """Ask a part to end, then make it; return when it is gone with all its children."""

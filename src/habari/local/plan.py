@@ -86,14 +86,14 @@ def load(options: Options) -> config.Tenant:
         ConfigError: If it cannot be read, is wrong, or would listen to the world without TLS.
     """
     file = options.config or options.dir.expanduser() / "habari.yaml"
-    text = ""
-    if options.config or file.exists():
-        try:
-            text = file.read_text("utf-8")
-        except (OSError, UnicodeDecodeError) as error:
+    try:
+        text = file.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        if options.config or not isinstance(error, FileNotFoundError | NotADirectoryError):
             reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
             msg = f"The declaration {file} cannot be read: {reason}. Mend it, or name another with --config."
             raise errors.ConfigError(msg) from error
+        text = ""
     tenant = config.parse(text, source=str(file))
     listen = tenant.listen
     if options.port is not None:
