@@ -93,6 +93,15 @@ def memory(platform: platform_process.Platform) -> dict[str, int]:
     return found
 
 
+def idle_memory(platform: platform_process.Platform) -> dict[str, int]:
+    """Return the memory of each kind of process once it has stopped growing."""
+    before, now = {"": 0}, memory(platform)
+    while abs(sum(now.values()) - sum(before.values())) > _MIB:
+        time.sleep(2)
+        before, now = now, memory(platform)
+    return now
+
+
 async def crowd(platform: platform_process.Platform) -> tuple[int, float, float]:
     """Launch 20 users at once; return how many succeeded, and the median and longest seconds to a listed tree."""
     passwords = {f"bench{n}": accounts.add(platform.folder / accounts.FILE, f"bench{n}") for n in range(USERS)}
@@ -147,7 +156,7 @@ def main() -> None:
                 platform.stop()
         rows.append(("very first start, to a login page that answers", f"{starts[0]:.1f} s (once)", ""))
         rows.append(("cold start, to a login page that answers", f"{statistics.median(starts[1:]):.1f} s", "6 s"))
-        used = memory(platform)
+        used = idle_memory(platform)
         rows += [(f"idle memory: {name}", f"{size / _MIB:.0f} MiB", "") for name, size in used.items()]
         rows.append(("idle memory: all", f"{sum(used.values()) / _MIB:.0f} MiB", "600 MiB"))
         first, later = asyncio.run(ensure(platform))
