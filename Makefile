@@ -11,6 +11,7 @@ INSTALL := $(UV) pip install --quiet --no-deps --no-build-isolation --compile-by
 # Root, or whoever may become root without a password; only missing packages are installed.
 APT := $$([ "$$(id -u)" = 0 ] || echo "sudo -n") apt-get
 export UV_PYTHON_DOWNLOADS := never
+export UV_SYSTEM_CERTS := true
 export UV_NO_PROGRESS := 1
 
 .PHONY: help up setup check test unit matrix e2e bench docs lock clean
