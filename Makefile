@@ -29,7 +29,7 @@ check: .venv/.dev ## lint, types, import contracts, spelling
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/codespell src tests docs README.md Makefile
+	$(BIN)/codespell src docs tools images changelog.d README.md Makefile
 
 test: unit matrix e2e ## every test
 
