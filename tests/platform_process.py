@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 NOTEBOOK_ENVIRONMENT = Path(os.environ.get("HABARI_NOTEBOOK_ENVIRONMENT", f"{sys.prefix}-notebook"))
@@ -20,10 +21,12 @@ class Platform:
     Args:
         folder: Its data folder, kept when it stops.
         arguments: More arguments for the command line.
+        runner: A program that runs the command line, with its arguments.
     """
 
-    def __init__(self, folder: Path, *arguments: str) -> None:
+    def __init__(self, folder: Path, *arguments: str, runner: Sequence[str] = ()) -> None:
         """Prepare; nothing runs yet."""
+        self.runner = runner
         self.folder = folder
         self.arguments = [*arguments, f"--notebook-environment={NOTEBOOK_ENVIRONMENT}"]
         self.lines: list[str] = []
@@ -41,7 +44,16 @@ class Platform:
         """Start, and return when it says where to sign in."""
         self.lines = []
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "habari.cli", "up", f"--dir={self.folder}", "--port=0", *self.arguments],
+            [
+                *self.runner,
+                sys.executable,
+                "-m",
+                "habari.cli",
+                "up",
+                f"--dir={self.folder}",
+                "--port=0",
+                *self.arguments,
+            ],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -100,3 +112,10 @@ class Platform:
                 with self._changed:
                     self.lines.append(line.rstrip())
                     self._changed.notify_all()
+
+
+def add_user(folder: Path, name: str, runner: Sequence[str] = ()) -> str:
+    """Add an account with the command line and return its first password."""
+    command = [*runner, sys.executable, "-m", "habari.cli", "user", "add", name, f"--dir={folder}"]
+    printed = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout
+    return re.search(r"password (\S+)", printed)[1]  # type: ignore[index]
