@@ -89,14 +89,6 @@ class Service:
         keys = (await self.views.me(name)).keys
         return self.store.client(model.AccessKey(keys.access_key_id, keys.secret_access_key))
 
-    async def retire(self, name: str) -> None:
-        """End a user's access in the database."""
-
-        def work(session: Any) -> None:
-            session.query(tables.Identity).filter_by(name=name).one().state = tables.IdentityState.RETIRED
-
-        await self.db.write(work)
-
     async def audited(self) -> list[str]:
         """Return the audit trail as text."""
         return await self.db.read(

@@ -54,6 +54,17 @@ async def test_an_ensure_that_is_refused_has_a_status(serving: Any) -> None:
         assert error(await api.ensure(subject=""))[:2] == (422, "invalid_input")
 
 
+async def test_the_hub_alone_ends_an_access(serving: Any) -> None:
+    async with serving() as api:
+        await api.ensure()
+        person = {"issuer": "local", "subject": "ada"}
+        assert error(await api.http.post("users/ada/retire", json=person))[0] == 401
+        assert await api.faulty.store.list_keys("user-ada") != []
+        headers = {"Authorization": "Bearer launch-token-of-these-tests"}
+        assert (await api.http.post("users/ada/retire", json=person, headers=headers)).status_code == 204
+        assert await api.faulty.store.list_keys("user-ada") == []
+
+
 async def test_a_sign_in_is_checked_without_the_store(serving: Any) -> None:
     async with serving() as api:
         api.faulty.away = True
@@ -195,7 +206,7 @@ async def test_the_document_is_valid_and_names_every_error(serving: Any) -> None
     operations = {
         operation["operationId"]: operation for path in document["paths"].values() for operation in path.values()
     }
-    assert set(operations) == {"health", "ready", "checkUser", "ensureUser", "me", "myBuckets"}
+    assert set(operations) == {"health", "ready", "checkUser", "ensureUser", "retireUser", "me", "myBuckets"}
     for operation in operations.values():
         assert operation["description"]
         for status, answer in operation["responses"].items():

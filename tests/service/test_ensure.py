@@ -8,9 +8,10 @@ import logging
 from typing import Any
 
 import pytest
+from cryptography import fernet
 
 from habari.core import errors, model
-from habari.service import desired, ensure, tables
+from habari.service import desired, ensure, identities, sealing, tables
 from habari.storage import memory
 
 STEPS = [
@@ -194,21 +195,91 @@ async def test_a_known_person_with_another_name_is_refused(opened: Any) -> None:
         assert len([line for line in await service.audited() if "refused" in line]) == 1
 
 
-async def test_a_retired_user_is_refused_and_loses_access(opened: Any) -> None:
+async def test_who_is_retired_loses_the_keys_and_keeps_the_data_until_the_next_launch(opened: Any) -> None:
+    person = model.Person(issuer="local", subject="ada")
     async with opened() as service:
         await service.ensure("ada")
+        (await service.client("ada")).put("user-ada", "mine", b"data")
         key = (await service.views.me("ada")).keys
-        await service.retire("ada")
-        with pytest.raises(errors.NotPermittedError) as caught:
-            await service.ensure("ada")
-        assert str(caught.value) == "The access of the user 'ada' has been ended; an administrator can restore it."
-        with pytest.raises(errors.NotPermittedError, match="has been ended"):
-            await service.views.me("ada")
-        await service.keeper.sweep()
-        assert await service.store.list_keys("user-ada") == []
+        await service.ensurer.retire("ada", model.Person(issuer="local", subject="another"), origin="")
+        await service.ensurer.retire("nobody", person, origin="")
+        assert await service.store.list_keys("user-ada") == [key.access_key_id], "another person ends nobody's access"
+
+        for _ in range(2):
+            await service.ensurer.retire("ada", person, origin="")
+            assert await service.store.list_keys("user-ada") == []
+            with pytest.raises(errors.NotPermittedError) as caught:
+                await service.views.me("ada")
+            assert str(caught.value) == "The access of the user 'ada' has been ended; an administrator can restore it."
         stolen = service.store.client(model.AccessKey(key.access_key_id, key.secret_access_key))
         with pytest.raises(errors.NotPermittedError):
             stolen.list_keys("lake")
+        await service.ensurer.check("ada", person, origin="")
+        await service.keeper.sweep()
+        assert await service.store.list_keys("user-ada") == [], "a sign-in and a sweep restore nothing"
+
+        assert told(await service.ensure("ada"))[-1] == ("ready", "done")
+        assert (await service.client("ada")).list_keys("user-ada") == ["mine"]
+        assert [line for line in await service.audited() if "retired" in line or "restored" in line] == [
+            "hub: user ada: retired",
+            "hub: user ada: restored",
+        ]
+
+
+async def test_who_is_retired_while_the_store_is_away_loses_the_keys_in_the_next_sweep(opened: Any) -> None:
+    async with opened() as service:
+        await service.ensure("ada")
+        service.faulty.away = True
+        with pytest.raises(errors.UnavailableError, match="The object store does not answer"):
+            await service.ensurer.retire("ada", model.Person(issuer="local", subject="ada"), origin="")
+        with pytest.raises(errors.NotPermittedError):
+            await service.views.me("ada")
+        service.faulty.away = False
+        await service.keeper.sweep()
+        assert await service.store.list_keys("user-ada") == []
+
+
+async def test_a_sign_in_leaves_groups_as_they_are(opened: Any, sealer: sealing.Sealer) -> None:
+    person = model.Person(issuer="local", subject="ada")
+    async with opened() as service:
+        await service.ensure("ada", admin=True, groups=["team"])
+        await service.ensurer.check("ada", person, origin="")
+        user = await service.db.read(identities.find, "ada", sealer, "")
+        assert user.groups == {"admins", "team"}
+        await service.ensure("ada")
+        user = await service.db.read(identities.find, "ada", sealer, "")
+        assert user.groups == frozenset()
+
+
+async def test_a_key_whose_encryption_key_is_gone_is_replaced_at_the_next_launch(
+    opened: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    other = sealing.Sealer([fernet.Fernet.generate_key().decode()])
+    async with opened() as service:
+        await service.ensure("ada")
+        await service.ensure("bob")
+        old = (await service.views.me("ada")).keys
+        await service.db.write(
+            lambda session: [
+                setattr(each, "sealed_secret", other.seal("x"))
+                for each in session.query(tables.Key).filter_by(access_key_id=old.access_key_id)
+            ]
+        )
+        for _ in range(3):
+            await service.keeper.sweep()
+        told_once = [each.getMessage() for each in caplog.records if "encryption" in each.getMessage()]
+        assert len(told_once) == 1
+        assert told_once[0] == (
+            "The key of the user ada was sealed with an encryption key that is not in the secret encryption_keys; "
+            "the user gets a new key at the next launch."
+        )
+        assert await service.store.list_keys("user-ada") == [old.access_key_id], "a running server goes on"
+        with pytest.raises(errors.ConflictError, match="stop the server and launch it again"):
+            await service.views.me("ada")
+
+        assert told(await service.ensure("ada"))[-1] == ("ready", "done")
+        new = (await service.views.me("ada")).keys.access_key_id
+        assert await service.store.list_keys("user-ada") == [new] != [old.access_key_id]
 
 
 async def test_names_never_meet_in_one_bucket(opened: Any) -> None:

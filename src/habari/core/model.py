@@ -102,14 +102,16 @@ class ApiModel(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
 
 
-class EnsureRequest(ApiModel):
-    """What the hub tells the storage service about the user it is about to launch.
-
-    `issuer` and `subject` name the person at the sign-in; the pair binds the identity, not the user name.
-    """
+class Person(ApiModel):
+    """Who signed in: `issuer` and `subject` together bind an identity, the user name does not."""
 
     issuer: str = pydantic.Field(min_length=1)
     subject: str = pydantic.Field(min_length=1)
+
+
+class EnsureRequest(Person):
+    """What the hub tells the storage service about the user it is about to launch."""
+
     admin: bool = False
     groups: list[str] = []
 

@@ -62,10 +62,9 @@ class Ensurer:
 
         Raises:
             ConflictError: If the name belongs to another person, or the person has another name here.
-            NotPermittedError: If the user is retired.
             UnavailableError: If the database does not answer.
         """
-        await self.check(name, request, origin=origin)
+        await self._bind(name, request, identities.asked_groups(request), origin=origin)
         key = (name, request.model_dump_json())
         run = self._runs.get(key)
         if run is None:
@@ -82,12 +81,31 @@ class Ensurer:
             if run.task:
                 run.task.cancel()
 
-    async def check(self, name: str, request: model.EnsureRequest, *, origin: str) -> None:
-        """Record what the user should have in the database only; raises as `begin` does."""
-        if await self._db.read(identities.is_bound, name, request):
+    async def check(self, name: str, person: model.Person, *, origin: str) -> None:
+        """Bind a name to a person in the database only, whose groups stay as they are; raises as `begin` does."""
+        await self._bind(name, person, None, origin=origin)
+
+    async def retire(self, name: str, person: model.Person, *, origin: str) -> None:
+        """End a person's access: their keys are deleted, their bucket stays; the next `begin` brings it back.
+
+        A name that is not this person's, or nobody's, is left alone.
+
+        Raises:
+            UnavailableError: If the store or the database does not answer. Once the database knows, `Keeper.sweep`
+                deletes the keys.
+        """
+        change = desired.Change(datetime.datetime.now(datetime.UTC), "hub", origin)
+        if not await self._db.write(identities.retire, name, person, change=change):
+            return
+        async with self._keeper.user_lock(name):
+            with contextlib.suppress(core_errors.NotPermittedError):  # says that the user is retired
+                await self._keeper.apply_identity(name)
+
+    async def _bind(self, name: str, person: model.Person, groups: frozenset[str] | None, *, origin: str) -> None:
+        if await self._db.read(identities.is_bound, name, person, groups):
             return
         change = desired.Change(datetime.datetime.now(datetime.UTC), "hub", origin)
-        refusal = await self._db.write(identities.bind, name, request, prefix=self._prefix, change=change)
+        refusal = await self._db.write(identities.bind, name, person, groups, prefix=self._prefix, change=change)
         if refusal is not None:
             raise refusal
 

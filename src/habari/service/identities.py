@@ -27,8 +27,9 @@ class User:
         groups: The groups whose grants they have, `admins` included for an administrator.
         retired: Whether their access has ended.
         joined: Whether their identity is in the store's group of everyone.
-        key: The key they use, if there is one.
+        key: The key they use, if there is one whose secret can be read.
         key_ids: The ids of all keys that they may have; none for a retired user.
+        lost: The secret of their key was sealed with an encryption key that is gone.
     """
 
     name: str
@@ -39,46 +40,74 @@ class User:
     joined: bool
     key: model.AccessKey | None
     key_ids: frozenset[str]
+    lost: bool
 
 
-def is_bound(session: orm.Session, name: str, request: model.EnsureRequest) -> bool:
+def is_bound(session: orm.Session, name: str, person: model.Person, groups: frozenset[str] | None) -> bool:
     """Return whether `bind` would change and refuse nothing."""
     known = _find(session, name)
-    return (
-        known is not None
-        and (known.issuer, known.subject) == (request.issuer, request.subject)
-        and known.state is tables.IdentityState.ACTIVE
-        and _groups(known) == asked_groups(request)
-    )
+    if known is None or not _is(known, person):
+        return False
+    return groups is None or (known.state is tables.IdentityState.ACTIVE and _groups(known) == groups)
 
 
-def bind(
-    session: orm.Session, name: str, request: model.EnsureRequest, *, prefix: str, change: desired.Change
+def bind(  # noqa: PLR0913 - one argument each for who, what and by whom
+    session: orm.Session,
+    name: str,
+    person: model.Person,
+    groups: frozenset[str] | None,
+    *,
+    prefix: str,
+    change: desired.Change,
 ) -> errors.PublicError | None:
-    """Bind a name to the person of the request, and record the desired state that follows.
+    """Bind a name to a person, and record the desired state that follows.
 
     A new user gets an identity, a personal bucket and the grant on it; a known one new groups, where they changed.
+
+    Args:
+        session: The transaction.
+        name: The name at the hub.
+        person: Who signed in.
+        groups: The groups whose grants the person has from now on, who is active again if their access had ended.
+            None binds the name alone.
+        prefix: The tenant's bucket prefix.
+        change: Who asks, for the audit trail.
 
     Returns:
         Why the person is refused, or None. It is not raised, because the refusal is audited in this transaction.
     """
-    _refuse_control_characters(name, request.issuer, request.subject, *request.groups)
+    _refuse_control_characters(name, person.issuer, person.subject, *(groups or ()))
     known = _find(session, name)
-    refusal = _refusal(session, known, name, request)
+    refusal = _refusal(session, known, name, person)
     if refusal is not None:
         desired.audit(session, change, f"refused: {refusal}", f"user {name}")
         return refusal
     before = _groups(known) if known else frozenset()
     if known is None:
-        known = _make(session, name, request, prefix=prefix, now=change.at)
-        desired.audit(session, change, f"made for {request.issuer}, subject {request.subject}", f"user {name}")
+        known = _make(session, name, person, prefix=prefix, now=change.at)
+        desired.audit(session, change, f"made for {person.issuer}, subject {person.subject}", f"user {name}")
         desired.touch(session, [model.Grantee(model.GranteeKind.USER, name)])
-    after = asked_groups(request)
-    if before != after:
-        _set_groups(known, after)
-        desired.touch(session, [model.Grantee(model.GranteeKind.GROUP, group) for group in before ^ after])
-        desired.audit(session, change, f"groups: {', '.join(sorted(after)) or 'none'}", f"user {name}")
+    if groups is None:
+        return None
+    if known.state is tables.IdentityState.RETIRED:
+        _set_state(session, known, tables.IdentityState.ACTIVE)
+        desired.audit(session, change, "restored", f"user {name}")
+    if before != groups:
+        _set_groups(known, groups)
+        desired.touch(session, [model.Grantee(model.GranteeKind.GROUP, group) for group in before ^ groups])
+        desired.audit(session, change, f"groups: {', '.join(sorted(groups)) or 'none'}", f"user {name}")
     return None
+
+
+def retire(session: orm.Session, name: str, person: model.Person, *, change: desired.Change) -> bool:
+    """Record that a person's access has ended, and return whether the name is theirs; else nothing changes."""
+    known = _find(session, name)
+    if known is None or not _is(known, person):
+        return False
+    if known.state is not tables.IdentityState.RETIRED:
+        _set_state(session, known, tables.IdentityState.RETIRED)
+        desired.audit(session, change, "retired", f"user {name}")
+    return True
 
 
 def asked_groups(request: model.EnsureRequest) -> frozenset[str]:
@@ -142,7 +171,12 @@ def _find(session: orm.Session, name: str) -> tables.Identity | None:
 
 
 def _view(known: tables.Identity, sealer: sealing.Sealer, prefix: str) -> User:
-    key = known.key
+    key, lost = None, False
+    if known.key is not None:
+        try:
+            key = model.AccessKey(known.key.access_key_id, sealer.open(known.key.sealed_secret))
+        except errors.ConfigError:
+            lost = True
     retired = known.state is tables.IdentityState.RETIRED
     return User(
         name=known.name,
@@ -151,14 +185,26 @@ def _view(known: tables.Identity, sealer: sealing.Sealer, prefix: str) -> User:
         groups=_groups(known),
         retired=retired,
         joined=any(each.joined for each in known.memberships if each.kind is model.GranteeKind.EVERYONE),
-        key=None if key is None else model.AccessKey(key.access_key_id, sealer.open(key.sealed_secret)),
-        key_ids=frozenset() if retired else frozenset(each.access_key_id for each in known.keys),
+        key=key,
+        key_ids=frozenset() if retired or lost else frozenset(each.access_key_id for each in known.keys),
+        lost=lost,
     )
+
+
+def _is(known: tables.Identity, person: model.Person) -> bool:
+    return (known.issuer, known.subject) == (person.issuer, person.subject)
 
 
 def _groups(known: tables.Identity) -> frozenset[str]:
     hub = {each.name for each in known.memberships if each.kind is model.GranteeKind.GROUP}
     return frozenset(hub | ({model.ADMINS.name} if known.admin else set()))
+
+
+def _set_state(session: orm.Session, known: tables.Identity, state: tables.IdentityState) -> None:
+    # Policies name those alone who are active.
+    known.state = state
+    groups = [model.Grantee(model.GranteeKind.GROUP, group) for group in _groups(known)]
+    desired.touch(session, [model.Grantee(model.GranteeKind.USER, known.name), *groups])
 
 
 def _set_groups(known: tables.Identity, groups: frozenset[str]) -> None:
@@ -173,13 +219,13 @@ def _set_groups(known: tables.Identity, groups: frozenset[str]) -> None:
 
 
 def _make(
-    session: orm.Session, name: str, request: model.EnsureRequest, *, prefix: str, now: datetime.datetime
+    session: orm.Session, name: str, person: model.Person, *, prefix: str, now: datetime.datetime
 ) -> tables.Identity:
     made = tables.Identity(
         name=name,
         slug=names.slug(name),
-        issuer=request.issuer,
-        subject=request.subject,
+        issuer=person.issuer,
+        subject=person.subject,
         admin=False,
         state=tables.IdentityState.ACTIVE,
         created=now,
@@ -193,21 +239,17 @@ def _make(
 
 
 def _refusal(
-    session: orm.Session, known: tables.Identity | None, name: str, request: model.EnsureRequest
+    session: orm.Session, known: tables.Identity | None, name: str, person: model.Person
 ) -> errors.PublicError | None:
-    if known is not None and (known.issuer, known.subject) != (request.issuer, request.subject):
+    if known is not None and not _is(known, person):
         return errors.ConflictError(
             f"The user name {name!r} already belongs to another person, who signed in before; "
             "an administrator must decide whose it is."
         )
-    if known is not None and known.state is tables.IdentityState.RETIRED:
-        return errors.NotPermittedError(
-            f"The access of the user {name!r} has been ended; an administrator can restore it."
-        )
     if known is None:
         other = session.scalar(
             sa.select(tables.Identity.name).where(
-                tables.Identity.issuer == request.issuer, tables.Identity.subject == request.subject
+                tables.Identity.issuer == person.issuer, tables.Identity.subject == person.subject
             )
         )
         if other is not None:

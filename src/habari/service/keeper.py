@@ -44,6 +44,7 @@ class Keeper:
         self._prefix = prefix
         self._last_bucket = ""
         self._last_user = ""
+        self._lost: set[str] = set()
         self._reconciler = reconcile.Reconciler(backend)
         self._locks: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
 
@@ -58,7 +59,7 @@ class Keeper:
         """Make a user's identity, its keys and its membership at the store what the database says.
 
         Keys that the database does not know are deleted: they are left from an interrupted run, or made behind
-        the platform's back. Where the store lost the user's key, a new one is made.
+        the platform's back. Where the store lost the user's key, or its secret cannot be read, a new one is made.
 
         Args:
             name: The user's name; the caller holds `user_lock`.
@@ -192,8 +193,21 @@ class Keeper:
             self._last_bucket = name
         for name in following(await self._db.read(identities.names_of_all), self._last_user, size):
             async with self.user_lock(name):
-                await self._try(f"identity of the user {name}", self.apply_identity(name))
+                await self._try(f"identity of the user {name}", self._sweep_identity(name))
             self._last_user = name
+
+    async def _sweep_identity(self, name: str) -> None:
+        user = await self._user(name)
+        if not user.lost or user.retired:
+            await self.apply_identity(name)
+        elif name not in self._lost:
+            # Servers that run have the key and go on with it; the next launch replaces it.
+            self._lost.add(name)
+            _LOG.warning(
+                "The key of the user %s was sealed with an encryption key that is not in the secret encryption_keys; "
+                "the user gets a new key at the next launch.",
+                name,
+            )
 
     async def _try(self, what: str, repair: Coroutine[None, None, object]) -> None:
         try:

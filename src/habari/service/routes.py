@@ -81,10 +81,21 @@ def _add_launch(router: fastapi.APIRouter, parts: wiring.Parts, launch_token: st
         status_code=204,
         responses=_answers(400, 401, 403, 409, 413, 422, 503),
     )
-    async def check(name: str, body: model.EnsureRequest, request: fastapi.Request, token: _LaunchToken = None) -> None:
+    async def check(name: str, body: model.Person, request: fastapi.Request, token: _LaunchToken = None) -> None:
         """Bind a name to a person, or refuse a name that belongs to another; for the hub, at each sign-in."""
         auth.check_launch_token(token or "", launch_token)
         await parts.ensurer.check(name, body, origin=_origin(request))
+
+    @router.post(
+        "/users/{name}/retire",
+        operation_id="retireUser",
+        status_code=204,
+        responses=_answers(400, 401, 413, 422, 503),
+    )
+    async def retire(name: str, body: model.Person, request: fastapi.Request, token: _LaunchToken = None) -> None:
+        """Delete a person's keys, whose access has ended; for the hub. Their bucket stays, and `ensure` restores."""
+        auth.check_launch_token(token or "", launch_token)
+        await parts.ensurer.retire(name, body, origin=_origin(request))
 
     @router.post(
         "/users/{name}/ensure",
