@@ -204,6 +204,8 @@ class StrictS3:
         source = self._source(request)
         if isinstance(source, web.Response):
             return source
+        if (refused := self._conditions(request, self.buckets[bucket].get(key))) is not None:
+            return refused
         self.buckets[bucket][key] = dataclasses.replace(source, modified=now())
         return xml(f"<CopyObjectResult><ETag>&quot;{source.etag}&quot;</ETag></CopyObjectResult>")
 

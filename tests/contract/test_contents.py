@@ -285,7 +285,7 @@ async def test_a_gap_or_a_repeat_ends_an_upload_and_the_old_file_stays(corner: C
             await corner.tree.save(chunk(wrong, b"c"), corner.path("a.bin"))
         assert caught.value.status_code == (409 if wrong == 1 else 400)
         if wrong == 1:
-            await corner.tree.uploads.close()
+            await corner.tree.uploads.give_up_all()
         with pytest.raises(web.HTTPError, match="without those before it"):
             await corner.tree.save(chunk(-1, b"d"), corner.path("a.bin"))
     assert await corner.text("a.bin") == "old"

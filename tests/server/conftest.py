@@ -29,7 +29,7 @@ _REPOSITORY = Path(__file__).parents[2]
 class StorageStandIn:
     """Answers as the storage service would, with what the test says; the real one is tried end to end.
 
-    It also answers the hub's greeting, which `jupyterhub-singleuser` wants to see.
+    It also answers for the hub what `jupyterhub-singleuser` asks: a greeting, and who has sent a request.
 
     Attributes:
         me: The document of `me`; its buckets are that of `me/buckets`.
@@ -63,6 +63,8 @@ class StorageStandIn:
         name = path.removeprefix("/services/storage/api/v1/")
         if path == "/hub/api":
             return 200, b'{"version": "6"}'
+        if path == "/hub/api/user":
+            return 200, b'{"kind": "user", "name": "ada", "scopes": ["access:servers!user=ada"]}'
         if name in documents:
             return 200, json.dumps(documents[name]).encode()
         return 404, error_body("not_found", f"No such address: {path}")

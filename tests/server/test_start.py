@@ -112,7 +112,7 @@ class TestStart:
             assert time.monotonic() < deadline, log
             time.sleep(0.05)
         assert log.index("Habari: user ada") < log.index("Starting jupyterhub single-user server")
-        assert "Serving contents" in log
+        assert "Serving the home" in log
         assert "Extension Manager is 'readonly'" in log
         assert "token-of-ada" not in log
 

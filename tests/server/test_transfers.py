@@ -13,7 +13,7 @@ import tree_server
 from tornado import web
 from tree_fixtures import home, strict, strict_bucket
 
-from habari.server import s3_multipart, tree
+from habari.server import s3, s3_multipart, tree
 
 __all__ = ["home", "strict"]
 
@@ -139,6 +139,59 @@ async def test_a_copy_that_says_200_and_fails_is_a_failure(made: tree.Tree, stri
     strict.fault = lie
     assert "InternalError" in await refused(made.rename("buckets/one/a", "buckets/one/b"), 503)
     assert strict.keys("one") == ["a"]
+
+
+@pytest.mark.parametrize("in_parts", [False, True])
+async def test_what_a_colleague_puts_there_meanwhile_is_not_overwritten(
+    made: tree.Tree, strict: strict_s3.StrictS3, monkeypatch: pytest.MonkeyPatch, *, in_parts: bool
+) -> None:
+    if in_parts:
+        monkeypatch.setattr(s3_multipart, "MAX_COPY_BYTES", 10)
+    strict.put("one", "a", b"mine" * 10)
+
+    async def meddle(_request: Any, verb: str, _key: str) -> Any:
+        if verb in {"COPY", "COMPLETE"}:
+            strict.put("two", "a", b"theirs")
+        return None
+
+    strict.fault = meddle
+    said = await refused(made.rename("buckets/one/a", "buckets/two/a"), 409)
+    assert "by somebody else in the meantime" in said
+    assert "0 of 1 files had been copied; the source is whole." in said
+    assert "Delete" not in said
+    assert (strict.buckets["two"]["a"].body, strict.keys("one"), strict.uploads) == (b"theirs", ["a"], {})
+    if not in_parts:
+        assert "'a' in bucket 'two' was written by somebody else in the meantime; choose another name." in said
+
+
+async def test_a_copy_whose_source_changes_meanwhile_says_so(made: tree.Tree, strict: strict_s3.StrictS3) -> None:
+    strict.put("one", "a", b"old")
+
+    async def meddle(_request: Any, verb: str, _key: str) -> Any:
+        if verb == "COPY":
+            strict.put("one", "a", b"new")
+        return None
+
+    strict.fault = meddle
+    assert "changed by somebody else" in await refused(made.rename("buckets/one/a", "buckets/one/b"), 409)
+    assert strict.keys("one") == ["a"]
+
+
+async def test_a_copy_whose_answer_was_lost_is_found(
+    made: tree.Tree, strict: strict_s3.StrictS3, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(s3, "RETRY_S", 0.001)
+    strict.put("one", "a", b"a")
+
+    async def lose(_request: Any, verb: str, key: str) -> Any:
+        if verb == "COPY" and key not in strict.buckets["one"]:
+            strict.put("one", key, b"a")
+            return strict_s3.error(500, "InternalError")
+        return None
+
+    strict.fault = lose
+    await made.rename("buckets/one/a", "buckets/one/b")
+    assert strict.keys("one") == ["b"]
 
 
 async def test_a_copy_that_is_not_there_is_noticed(made: tree.Tree, strict: strict_s3.StrictS3) -> None:

@@ -16,8 +16,8 @@ import tree_server
 from tornado import web
 from tree_fixtures import home, real_bucket
 
-from habari.core import model
-from habari.server import buckets, tree
+from habari.core import errors, model
+from habari.server import buckets, moves, tree
 
 __all__ = ["home", "real_bucket"]
 
@@ -104,6 +104,15 @@ async def test_an_upload_is_seen_whole_or_not_at_all(made: tree.Tree) -> None:
     await made.uploads.close()
     assert "Uploads" not in made.store.list_multipart_uploads(Bucket=made.name)
     assert made.store.head_object(Bucket=made.name, Key="big.bin")["ContentLength"] == len(data)
+
+
+async def test_a_copy_does_not_take_the_place_of_what_was_written_after_the_look(made: tree.Tree) -> None:
+    for key in ("a", "b"):
+        made.store.put_object(Bucket=made.name, Key=key, Body=key.encode())
+    move = await moves.plan(made, f"buckets/{made.name}/a", f"buckets/{made.name}/b")
+    with pytest.raises(errors.ConflictError, match="written by somebody else in the meantime"):
+        await move.copy()
+    assert made.store.get_object(Bucket=made.name, Key="b")["Body"].read() == b"b"
 
 
 async def test_metadata_survives_a_rename(made: tree.Tree) -> None:

@@ -17,11 +17,12 @@ import stat
 from collections.abc import AsyncIterator, Iterator
 
 from habari.core import errors
-from habari.server import models, s3_multipart, s3_xml
+from habari.server import models, s3_multipart, s3_xml, unfinished
 
 CHUNK_BYTES = 1024 * 1024
 _CHECKPOINTS = ".ipynb_checkpoints"
 _MAX_NAME_BYTES = 255
+SPOOL_NAME = r"\.~upload-[0-9a-f]{16}"
 
 
 @dataclasses.dataclass
@@ -149,7 +150,13 @@ class Spool:
         name = f".~upload-{secrets.token_hex(8)}"
         self._path = self._target.parent / name
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
-        self._file = os.fdopen(os.open(self._path, flags, mode), "wb", buffering=0)
+        self._noted = unfinished.HiddenFile(f"{os.path.realpath(self._path.parent)}/{name}")
+        unfinished.notes.begin(self._noted)
+        try:
+            self._file = os.fdopen(os.open(self._path, flags, mode), "wb", buffering=0)
+        except OSError:
+            unfinished.notes.end(self._noted)
+            raise
         self.size = 0
 
     def write(self, data: bytes) -> None:
@@ -176,6 +183,7 @@ class Spool:
             self._path.replace(self._target)
         else:
             self._name_once()
+        unfinished.notes.end(self._noted)
         folder = os.open(self._target.parent, os.O_RDONLY)
         try:
             os.fsync(folder)
@@ -198,6 +206,7 @@ class Spool:
         """Remove the hidden file if it was not published."""
         self._file.close()
         self._path.unlink(missing_ok=True)
+        unfinished.notes.end(self._noted)
 
 
 def source(root: str, path: str) -> DiskSide:

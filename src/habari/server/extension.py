@@ -102,7 +102,13 @@ def _link_jupyter_server_extension(app: serverapp.ServerApp) -> None:
 
 
 def _load_jupyter_server_extension(app: serverapp.ServerApp) -> None:
-    """Do nothing: the work is done before managers exist, but Jupyter Server wants this hook too."""
+    """Tell the tree, if there is one, of the server's start and end."""
+    if "bucket_source_factory" not in app.config.Tree:
+        return
+    from habari.server import lifetime, tree  # noqa: PLC0415 - large, and other servers do without
+
+    if isinstance(app.contents_manager, tree.Tree):
+        lifetime.follow(app, app.contents_manager)
 
 
 def _link_to_hub(app: serverapp.ServerApp, url: str) -> None:

@@ -228,9 +228,10 @@ class Move:
     def _stopped(self, error: errors.PublicError) -> errors.PublicError:
         msg = (
             f"{self.source_path!r} was not moved or copied to {self.target_path!r}: {error} "
-            f"{self._done:,} of {len(self.source.entries):,} files had been copied; the source is whole. "
-            "Delete what was copied, then try again."
+            f"{self._done:,} of {len(self.source.entries):,} files had been copied; the source is whole."
         )
+        if self._done:
+            msg += " Delete what was copied, then try again."
         stopped = type(error)(msg)
         stopped.code = error.code
         return stopped

@@ -70,10 +70,6 @@ class KeyPlace:
         """Return the place of a whole bucket."""
         return cls(bucket, "", folder=True, _root=True)
 
-    def child(self, name: str, *, folder: bool = False) -> KeyPlace:
-        """Return the place of that name inside this folder."""
-        return KeyPlace(self.bucket, self.prefix + name, folder=folder)
-
 
 Place = HomePlace | BucketsPlace | KeyPlace
 

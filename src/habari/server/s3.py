@@ -209,7 +209,7 @@ class Client:
             # The answer to an earlier attempt may have been lost, and aiohttp too repeats without telling.
             mine = await self.if_is(bucket, key, hashlib.md5(body, usedforsecurity=False).hexdigest())
             if mine is None:
-                raise lost_race(what, answer, if_match)
+                raise s3_errors.lost_race(what, answer.status, answer.body, if_match)
             return mine
         return dataclasses.replace(Meta.of(answer.headers), size=len(body), content_type=content_type)
 
@@ -348,7 +348,7 @@ class Client:
                     raise
             except (aiohttp.ClientError, TimeoutError) as exc:
                 if last:
-                    raise _unreachable(what, exc) from exc
+                    raise s3_errors.unreachable(what, exc) from exc
             else:
                 if response.status in accept:
                     return Answer(response.status, response.headers, content)
@@ -375,7 +375,7 @@ class Client:
                 allow_redirects=False,
             )
         except (aiohttp.ClientError, TimeoutError) as exc:
-            raise _unreachable(what, exc) from exc
+            raise s3_errors.unreachable(what, exc) from exc
         self.server = response.headers.get("Server", self.server or "?")
         return response
 
@@ -385,22 +385,6 @@ def condition(if_match: str | None = None, *, if_absent: bool = False) -> dict[s
     if if_match is not None:
         return {"If-Match": f'"{if_match}"'}
     return {"If-None-Match": "*"} if if_absent else {}
-
-
-def lost_race(what: str, answer: Answer, if_match: str | None) -> errors.PublicError:
-    """Return the error of a conditional write that was refused; a missing object is a conflict too."""
-    gone = answer.status == HTTPStatus.NOT_FOUND and s3_errors.code_of(404, answer.body) != "NoSuchBucket"
-    if not gone or if_match is None:
-        return s3_errors.error(what, answer.status, answer.body)
-    error = errors.ConflictError(f"{what} failed: it was deleted by somebody else in the meantime (NoSuchKey).")
-    error.code = "NoSuchKey"
-    return error
-
-
-def _unreachable(what: str, exc: Exception) -> errors.UnavailableError:
-    return errors.UnavailableError(
-        f"{what} failed: the object store does not answer ({type(exc).__name__}); try again."
-    )
 
 
 def _base64(data: bytes) -> str:

@@ -6,6 +6,7 @@ Codes: https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html
 from __future__ import annotations
 
 import re
+from http import HTTPStatus
 
 from habari.core import errors
 
@@ -77,3 +78,20 @@ def error(what: str, status: int, body: bytes = b"") -> errors.PublicError:
     result = kind(f"{what} failed: {meaning} ({code}).")
     result.code = code
     return result
+
+
+def lost_race(what: str, status: int, body: bytes, if_match: str | None) -> errors.PublicError:
+    """Return the error of a conditional write that was refused; a missing object is a conflict too."""
+    gone = status == HTTPStatus.NOT_FOUND and code_of(status, body) != "NoSuchBucket"
+    if not gone or if_match is None:
+        return error(what, status, body)
+    result = errors.ConflictError(f"{what} failed: it was deleted by somebody else in the meantime (NoSuchKey).")
+    result.code = "NoSuchKey"
+    return result
+
+
+def unreachable(what: str, exc: Exception) -> errors.UnavailableError:
+    """Return the error of a request that brought no answer."""
+    return errors.UnavailableError(
+        f"{what} failed: the object store does not answer ({type(exc).__name__}); try again."
+    )

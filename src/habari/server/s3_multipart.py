@@ -12,7 +12,7 @@ import hashlib
 from http import HTTPStatus
 
 from habari.core import errors
-from habari.server import s3, s3_errors, s3_sign, s3_xml
+from habari.server import s3, s3_errors, s3_sign, s3_xml, unfinished
 
 MIB = 1024 * 1024
 PART_BYTES = 8 * MIB
@@ -138,13 +138,25 @@ class Writer:
 
 
 async def create(client: s3.Client, bucket: str, key: str, headers: dict[str, str]) -> str:
-    """Begin a multipart upload and return its id."""
+    """Begin a multipart upload and return its id; cancelled, it leaves none."""
+    creating = asyncio.create_task(_create(client, bucket, key, headers), name=f"upload of {key}")
+    try:
+        return await asyncio.shield(creating)
+    except asyncio.CancelledError:
+        await asyncio.wait({creating})  # only the store's answer says what is to be aborted
+        if creating.exception() is None:
+            await abort(client, bucket, key, creating.result())
+        raise
+
+
+async def _create(client: s3.Client, bucket: str, key: str, headers: dict[str, str]) -> str:
     what = f"Beginning to write {key!r} in bucket {bucket!r}"
     answer = await client.send("POST", bucket, key, query=[("uploads", "")], headers=headers, what=what)
     upload_id = s3_xml.parse_single(answer.body)[1].get("UploadId")
     if not upload_id:
         msg = f"{what} failed: the store gave no upload id; try again."
         raise errors.UnavailableError(msg)
+    unfinished.notes.begin(_noted(client, bucket, key, upload_id))
     return upload_id
 
 
@@ -152,6 +164,7 @@ async def abort(client: s3.Client, bucket: str, key: str, upload_id: str) -> Non
     """Remove the parts of an upload that will not be published."""
     what = f"Giving up writing {key!r} in bucket {bucket!r}"
     await client.send("DELETE", bucket, key, query=[("uploadId", upload_id)], what=what, accept=(200, 204, 404))
+    unfinished.notes.end(_noted(client, bucket, key, upload_id))
 
 
 async def complete(  # noqa: PLR0913, PLR0917 - the parts of one request
@@ -177,15 +190,21 @@ async def complete(  # noqa: PLR0913, PLR0917 - the parts of one request
     # S3 may answer 200 and then fail: the body tells.
     root, fields = s3_xml.parse_single(answer.body)
     if answer.status == HTTPStatus.OK and root == "CompleteMultipartUploadResult":
+        unfinished.notes.end(_noted(client, bucket, key, upload_id))
         return s3_xml.unquoted(fields.get("ETag", ""))
     # The answer to an earlier attempt may have been lost.
     if (mine := await client.if_is(bucket, key, _etag_of_parts(etags))) is not None:
+        unfinished.notes.end(_noted(client, bucket, key, upload_id))
         return mine.etag
     if answer.status == HTTPStatus.OK:
         raise s3_errors.error(what, HTTPStatus.INTERNAL_SERVER_ERROR, answer.body)
     if s3_errors.code_of(answer.status, answer.body) != "NoSuchUpload":
         await abort(client, bucket, key, upload_id)
-    raise s3.lost_race(what, answer, condition.get("If-Match"))
+    raise s3_errors.lost_race(what, answer.status, answer.body, condition.get("If-Match"))
+
+
+def _noted(client: s3.Client, bucket: str, key: str, upload_id: str) -> unfinished.Parts:
+    return unfinished.Parts(client.store.endpoint_url, bucket, key, upload_id)
 
 
 async def copy(source: s3.Client, from_: tuple[str, str], to: tuple[str, str], *, size: int, etag: str) -> str:
@@ -199,19 +218,36 @@ async def copy(source: s3.Client, from_: tuple[str, str], to: tuple[str, str], *
         etag: The source's ETag: another version is not copied.
 
     Raises:
-        ConflictError: If the source has changed.
+        ConflictError: If the source has changed, or an object is where the copy would be.
     """
     await source.refuse_folded(*to, size=size)
     if size > MAX_COPY_BYTES:
         return await _copy_in_parts(source, from_, to, size=size, etag=etag)
     what = f"Copying {from_[1]!r} in bucket {from_[0]!r} to {to[1]!r} in bucket {to[0]!r}"
-    answer = await source.send(
-        "PUT", *to, headers=_copy_source(from_, etag), what=what, accept=(200,), read_s=s3.SLOW_READ_S
-    )
+    headers = _copy_source(from_, etag) | s3.condition(if_absent=True)
+    answer = await source.send("PUT", *to, headers=headers, what=what, accept=(200, 412), read_s=s3.SLOW_READ_S)
+    if answer.status != HTTPStatus.OK:
+        return await _already_there(source, to, etag, s3_errors.error(what, answer.status, answer.body))
     root, fields = s3_xml.parse_single(answer.body)
     if root != "CopyObjectResult":
         raise s3_errors.error(what, HTTPStatus.INTERNAL_SERVER_ERROR, answer.body)
     return s3_xml.unquoted(fields.get("ETag", ""))
+
+
+async def _already_there(source: s3.Client, to: tuple[str, str], etag: str, refusal: errors.PublicError) -> str:
+    """Return the copy's ETag if it is there, as where the answer to an earlier attempt was lost.
+
+    Raises:
+        ConflictError: If another object is there, or none: then the source has changed.
+    """
+    try:
+        found = await source.head(*to)
+    except errors.NotFoundError:
+        raise refusal from None
+    if found.etag == etag:
+        return etag
+    msg = f"{to[1]!r} in bucket {to[0]!r} was written by somebody else in the meantime; choose another name."
+    raise errors.ConflictError(msg)
 
 
 async def _copy_in_parts(
@@ -242,7 +278,7 @@ async def _copy_in_parts(
                 group.create_task(part(number, start), name=f"copy part {number} of {to[1]}")
                 for number, start in enumerate(range(0, size, _COPY_PART_BYTES), start=1)
             ]
-        return await complete(source, *to, upload_id, [task.result() for task in tasks], {})
+        return await complete(source, *to, upload_id, [task.result() for task in tasks], s3.condition(if_absent=True))
     except BaseExceptionGroup as group_error:
         await abort(source, *to, upload_id)
         raise first_error(group_error) from group_error

@@ -65,6 +65,7 @@ class Uploads:
         """Start with none."""
         self._owner = owner
         self._sessions: dict[str, _Session] = {}
+        self._closed = False
 
     def is_open(self, path: str) -> bool:
         """Return whether an upload to this path is under way."""
@@ -79,11 +80,15 @@ class Uploads:
         Raises:
             InvalidInputError: If the piece does not follow the one before; the upload is given up then.
             ConflictError: If the path is being uploaded already, or the file changed since the upload began.
+            UnavailableError: If the server is stopping.
         """
         chunk = model["chunk"]
         if model["type"] != "file" or isinstance(chunk, bool) or not isinstance(chunk, int):
             msg = f"{path!r} was not uploaded: expected the type 'file' and a number as chunk, found {chunk!r}."
             raise errors.InvalidInputError(msg)
+        if self._closed:
+            msg = f"{path!r} was not uploaded: the server is stopping. Start it and upload the file again."
+            raise errors.UnavailableError(msg)
         data = await asyncio.to_thread(models.encode, model["content"], model.get("format"), repr(path))
         if chunk == 1:
             await self._begin(model, place, path)
@@ -95,9 +100,13 @@ class Uploads:
             return await self._add(session, chunk, data, path)
 
     async def close(self) -> None:
+        """Give up every upload, and take no more."""
+        self._closed = True
+        await self.give_up_all()
+
+    async def give_up_all(self) -> None:
         """Give up every upload."""
-        for path in list(self._sessions):
-            await self._give_up(path)
+        await asyncio.gather(*(self._give_up(path) for path in self._sessions))
 
     async def _begin(self, model: dict[str, Any], place: paths.Place, path: str) -> None:
         session = self._sessions.get(path)
