@@ -60,27 +60,28 @@ clean: ## remove what the other targets made
 .venv-setup/.ready: requirements/setup.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Habari needs Python 3.11 or newer; name one with PYTHON=")'
 	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { echo "Installing python3-venv."; $(APT) update -q && $(APT) install -qy python3-venv; }
-	$(PYTHON) -m venv --clear .venv-setup
-	.venv-setup/bin/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/setup.lock
+	@$(PYTHON) -m venv --clear .venv-setup
+	@.venv-setup/bin/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/setup.lock
 	@touch $@
 
 .venv/.platform: requirements/platform.lock requirements/dev.lock pyproject.toml .venv-setup/.ready
 	@echo "Installing the platform (about 400 MB)."
-	$(UV) venv --quiet --allow-existing --python $(PYTHON) .venv
-	$(SYNC) --python .venv $(if $(wildcard .venv/.dev),requirements/dev.lock,$<)
-	$(INSTALL) --python .venv
+	@$(UV) venv --quiet --allow-existing --python $(PYTHON) .venv
+	@$(SYNC) --python .venv $(if $(wildcard .venv/.dev),requirements/dev.lock,$<)
+	@$(INSTALL) --python .venv
 	@touch $@
 
 .venv/.dev: requirements/dev.lock pyproject.toml .venv-setup/.ready
-	$(UV) venv --quiet --allow-existing --python $(PYTHON) .venv
-	$(SYNC) --python .venv $<
-	$(INSTALL) --python .venv
+	@echo "Installing the platform and what its tests need (about 500 MB)."
+	@$(UV) venv --quiet --allow-existing --python $(PYTHON) .venv
+	@$(SYNC) --python .venv $<
+	@$(INSTALL) --python .venv
 	@touch $@ .venv/.platform
 
 .venv-notebook/.ready: requirements/notebook.lock pyproject.toml .venv-setup/.ready $(shell find images/minimal-notebook/prefix -type f)
 	@echo "Installing the notebook environment (about 800 MB)."
-	$(UV) venv --quiet --allow-existing --system-site-packages --python $(PYTHON) .venv-notebook
-	$(SYNC) --python .venv-notebook $<
-	$(INSTALL) --python .venv-notebook
-	cp -r images/minimal-notebook/prefix/. .venv-notebook/
+	@$(UV) venv --quiet --allow-existing --system-site-packages --python $(PYTHON) .venv-notebook
+	@$(SYNC) --python .venv-notebook $<
+	@$(INSTALL) --python .venv-notebook
+	@cp -r images/minimal-notebook/prefix/. .venv-notebook/
 	@touch $@

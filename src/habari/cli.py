@@ -188,7 +188,8 @@ def _announce(prepared: plan.Plan) -> None:
         if not accounts.list_all(file):
             password = accounts.add(file, "admin", admin=True)
             console.print(f"  Sign in as admin with the first password {password} (shown only now)")
-        console.print("  Let others in with: habari user add NAME" + f" --dir {prepared.data.path}")
+        where = "" if prepared.options.dir == _DEFAULT_DIR else f" --dir {prepared.data.path}"
+        console.print(f"  Let others in with: {sys.argv[0]} user add NAME{where}")
     console.print(f"  Everything is kept in {prepared.data.path}")
     console.print("  Stop with Ctrl-C\n")
 
