@@ -75,6 +75,23 @@ def test_listening_to_the_world_needs_tls_or_a_proxy(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("listen", "option", "why"),
+    [
+        ("host: '::'\n  tls:\n    certificate: /x\n    key: /x", "--port=8000", "it is no address"),
+        ("host: 127.0.0.1", "--behind-proxy", "a proxy in front answers under an address of its own"),
+    ],
+)
+def test_what_people_type_must_be_known(tmp_path: Path, listen: str, option: str, why: str) -> None:
+    declaration = tmp_path / "habari.yaml"
+    declaration.write_text(f"listen:\n  {listen}\n")
+    host = "::" if "::" in listen else "127.0.0.1"
+    assert _refused(_habari("up", "--dir", tmp_path / "data", "--config", declaration, option)) == (
+        f"habari: listen.public_url is missing, and listen.host {host} does not tell what people type: {why}. "
+        "Set listen.public_url, for example to https://habari.example.org."
+    )
+
+
 def test_a_missing_notebook_environment_is_refused(tmp_path: Path) -> None:
     arguments = ("up", "--dir", tmp_path / "data", "--port", "0", "--notebook-environment", tmp_path / "none")
     assert _refused(_habari(*arguments)) == (

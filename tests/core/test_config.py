@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from habari.core import config, errors, model
@@ -153,3 +155,17 @@ def test_the_schema_documents_every_setting() -> None:
 
 def key_of(setting: dict[str, str]) -> str:
     return setting["$ref"].rsplit("/", 1)[1]
+
+
+@pytest.mark.parametrize(
+    ("listen", "url"),
+    [
+        ({}, "http://localhost:8000"),
+        ({"host": "::1", "port": 80}, "http://localhost"),
+        ({"host": "192.0.2.1", "port": 443, "tls": {"certificate": "c", "key": "k"}}, "https://192.0.2.1"),
+        ({"host": "2001:db8::1"}, "http://[2001:db8::1]:8000"),
+        ({"host": "0.0.0.0", "public_url": "https://habari.example.org/"}, "https://habari.example.org"),  # noqa: S104 - no socket
+    ],
+)
+def test_the_address_that_people_type(listen: dict[str, Any], url: str) -> None:
+    assert config.Listen.model_validate(listen).url == url

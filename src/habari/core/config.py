@@ -15,6 +15,9 @@ from pydantic import Field
 
 from habari.core import errors, model, names
 
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+"""The hosts to listen on that no other machine reaches."""
+
 
 class Section(pydantic.BaseModel):
     """Base of every part of the declaration."""
@@ -44,6 +47,15 @@ class Listen(Section):
     """Serve each user's server on a subdomain of its own, so that its pages cannot act with another's session."""
     tls: Tls | None = None
     """Certificate and key; without them the platform speaks HTTP."""
+
+    @property
+    def url(self) -> str:
+        """The address that people type, without a slash at its end."""
+        if self.public_url:
+            return self.public_url.rstrip("/")
+        scheme, usual = ("https", 443) if self.tls else ("http", 80)
+        host = "localhost" if self.host in LOOPBACK else self.host
+        return f"{scheme}://{f'[{host}]' if ':' in host else host}" + ("" if self.port == usual else f":{self.port}")
 
 
 class GitHub(Section):

@@ -15,7 +15,7 @@ from habari.local import folder, objectstore, ports, sandbox, secretfiles
 
 _PORTS = ("hub", "storage", "proxy-api")
 _OFFSETS = (0, objectstore.GRPC_OFFSET)
-_LOOPBACK = ("127.0.0.1", "::1", "localhost")
+_ANYWHERE = ("0.0.0.0", "::")  # noqa: S104 - compared only
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Plan:
     @property
     def url(self) -> str:
         """The address that people type."""
-        return public_url(self.tenant.listen)
+        return self.tenant.listen.url
 
     @property
     def bind_url(self) -> str:
@@ -83,7 +83,8 @@ def load(options: Options) -> config.Tenant:
     """Return the declaration with the command line's overrides.
 
     Raises:
-        ConfigError: If it cannot be read, is wrong, or would listen to the world without TLS.
+        ConfigError: If it cannot be read, is wrong, would listen to the world without TLS, or leaves open which
+            address people type.
     """
     file = options.config or options.dir.expanduser() / "habari.yaml"
     try:
@@ -98,22 +99,20 @@ def load(options: Options) -> config.Tenant:
     listen = tenant.listen
     if options.port is not None:
         listen = listen.model_copy(update={"port": options.port})
-    if listen.host not in _LOOPBACK and not listen.tls and not options.behind_proxy:
+    if listen.host not in config.LOOPBACK and not listen.tls and not options.behind_proxy:
         msg = (
             f"listen.host is {listen.host}: passwords would cross the network in clear. "
             "Set listen.tls to a certificate and its key, or pass --behind-proxy if a proxy in front speaks TLS."
         )
         raise errors.ConfigError(msg)
+    if not listen.public_url and (listen.host in _ANYWHERE or options.behind_proxy):
+        why = "a proxy in front answers under an address of its own" if options.behind_proxy else "it is no address"
+        msg = (
+            f"listen.public_url is missing, and listen.host {listen.host} does not tell what people type: {why}. "
+            "Set listen.public_url, for example to https://habari.example.org."
+        )
+        raise errors.ConfigError(msg)
     return tenant.model_copy(update={"listen": listen})
-
-
-def public_url(listen: config.Listen) -> str:
-    """Return the address that people type, without a slash at its end."""
-    if listen.public_url:
-        return listen.public_url.rstrip("/")
-    scheme, usual = ("https", 443) if listen.tls else ("http", 80)
-    host = "localhost" if listen.host in _LOOPBACK else listen.host
-    return f"{scheme}://{host}" + ("" if listen.port == usual else f":{listen.port}")
 
 
 def prepare(options: Options, tenant: config.Tenant, data: folder.Folder) -> Plan:
