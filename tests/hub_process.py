@@ -46,6 +46,7 @@ else:
 hub.configure(c)
 signin.configure(c)
 c.JupyterHub.proxy_class = NoProxy
+c.AccountAuthenticator.proxy_mark = "made-up-mark"
 c.JupyterHub.bind_url = os.environ["HABARI_PUBLIC_URL"]
 c.JupyterHub.hub_bind_url = os.environ["TEST_HUB_URL"]
 c.JupyterHub.db_url = "sqlite:///" + os.environ["HABARI_DIR"] + "/hub/jupyterhub.sqlite"
@@ -162,10 +163,10 @@ class Browser:
     @staticmethod
     @contextlib.asynccontextmanager
     async def of(hub: Hub, address: str = "") -> AsyncIterator[Browser]:
-        """Open a session, as if from another address."""
+        """Open a session, as if from another address through the proxy."""
         headers = {"Host": f"localhost:{hub.port}", "Sec-Fetch-Mode": "navigate"}
         if address:
-            headers["X-Forwarded-For"] = address
+            headers |= {"X-Forwarded-For": address, "X-Habari-Forwarded": "made-up-mark"}
         async with httpx.AsyncClient(base_url=hub.url, headers=headers, timeout=60) as client:
             yield Browser(hub, client)
 

@@ -38,6 +38,8 @@ class StorageStandIn:
         self.tokens: list[str] = []
         self.refusal = ""
         self.people: dict[str, tuple[str, str]] = {}
+        self.retired: list[tuple[str, str]] = []
+        self.refuse_to_retire = False
         self.well()
 
     def well(self) -> None:
@@ -71,8 +73,16 @@ class StorageStandIn:
         body = await request.json()
         person = (body["issuer"], body["subject"])
         if self.people.setdefault(request.match_info["name"], person) != person:
-            message = f"The name {request.match_info['name']!r} is another person's."
+            message = f"The name {request.match_info['name']!r} is 100% another person's."
             return web.json_response({"error": {"code": "conflict", "message": message}}, status=409)
+        return web.Response(status=204)
+
+    async def retire(self, request: web.Request) -> web.Response:
+        """Remember who was retired, unless told to refuse."""
+        if self.refuse_to_retire:
+            message = "The object store does not answer."
+            return web.json_response({"error": {"code": "unavailable", "message": message}}, status=503)
+        self.retired.append((request.match_info["name"], (await request.json())["subject"]))
         return web.Response(status=204)
 
     async def me(self, request: web.Request) -> web.Response:
@@ -98,6 +108,7 @@ class StorageStandIn:
         app.router.add_get("/services/storage/api/v1/me", self.me)
         app.router.add_post("/services/storage/api/v1/users/{name}/check", self.check)
         app.router.add_post("/services/storage/api/v1/users/{name}/ensure", self.ensure)
+        app.router.add_post("/services/storage/api/v1/users/{name}/retire", self.retire)
         runner = web.AppRunner(app, shutdown_timeout=0.1)
         await runner.setup()
         site = web.TCPSite(runner, "127.0.0.1", 0)

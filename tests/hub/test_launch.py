@@ -6,6 +6,7 @@ import asyncio
 import json
 import socket
 import time
+from typing import Any
 
 import hub_process
 import pytest
@@ -14,6 +15,7 @@ from jupyterhub.spawner import SimpleLocalProcessSpawner
 
 from habari.core import errors, model
 from habari.hub import client, identity, launch
+from habari.local import homes
 
 IDENTIFY = ["read:users:groups!user=ada", "read:users:name!user=ada"]
 """What the hub tells about its owner to any token."""
@@ -96,6 +98,41 @@ def test_a_sign_in_counts_for_a_working_day() -> None:
     assert identity.recent(state, now + 12 * 3600 - 1)
     assert not identity.recent(state, now + 12 * 3600)
     assert not identity.recent(None, now)
+
+
+async def test_an_old_sign_in_launches_nothing_where_nobody_can_check_it_again() -> None:
+    class Person:
+        name = "ada"
+        state = identity.make_binding("https://github.com", "17")
+
+        async def get_auth_state(self) -> identity.Binding:
+            return self.state
+
+    spawner = launch.launching(SimpleLocalProcessSpawner)(longest_sign_in=float(identity.SESSION_S))
+    spawner.user = Person()
+    Person.state["signed_in_at"] -= identity.SESSION_S + 1
+    with pytest.raises(
+        errors.NotPermittedError,
+        match=r"The last sign-in of 'ada' is more than 12 hours ago, so the server was not started\. Sign in again",
+    ):
+        await spawner._ensure(launch.Journal())
+
+
+def test_the_next_hub_knows_the_servers_own_token() -> None:
+    spawner_class = launch.launching(SimpleLocalProcessSpawner)
+    first, second = spawner_class(), spawner_class()
+    first._token_hash = "a hash"
+    second.load_state(first.get_state())
+    assert second.get_state()[identity.TOKEN_STATE] == "a hash"
+    second.clear_state()
+    assert identity.TOKEN_STATE not in second.get_state()
+
+
+@pytest.mark.parametrize("make", [launch.LaunchError, homes.refusal])
+def test_a_percent_sign_is_shown_once(make: Any) -> None:
+    error = make(errors.NotPermittedError("The disk is 100% full."))
+    assert error.get_message() == "The disk is 100% full."
+    assert error.log_message % error.args == "The disk is 100% full."
 
 
 def test_a_spawner_is_wrapped_once() -> None:

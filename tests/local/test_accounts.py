@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from habari.core import errors
-from habari.local import accounts, throttle
+from habari.local import accounts, forwarded, throttle
 
 
 @pytest.fixture
@@ -134,50 +134,45 @@ def test_a_reader_sees_each_change_at_once(file: Path) -> None:
     assert reader.get("ada") is None
 
 
-def test_five_typing_errors_are_free_and_then_the_wait_doubles() -> None:
+def test_tries_on_one_account_wait_for_each_other_wherever_they_come_from() -> None:
     slow = throttle.Throttle()
-    waits = []
-    for _ in range(8):
-        waits.append(slow.wait_s("ada", "192.0.2.1", 0.0))
-        slow.failed("ada", "192.0.2.1", 0.0)
-    assert waits == [0, 0, 0, 0, 0, 1, 2, 4]
-    assert throttle.pause_s(throttle.Count(1000, 0.0), 0.0, free=5) == throttle.MAX_PAUSE_S
+    waits = [slow.take(throttle.Try("ada", f"192.0.2.{number}"), 0.0) for number in range(13)]
+    assert waits == [0.0] * 10 + [1.0, 2.0, 3.0]
+    assert slow.take(throttle.Try("ada", "192.0.2.99"), 14.0) == 0.0, "time frees turns"
+    assert slow.take(throttle.Try("bob", "192.0.2.1"), 0.0) == 0.0
 
 
-def test_a_stranger_does_not_lock_the_owner_out() -> None:
+def test_who_would_wait_too_long_is_turned_away_and_takes_no_turn() -> None:
     slow = throttle.Throttle()
-    for _ in range(49):
-        slow.failed("ada", "192.0.2.1", 0.0)
-    assert slow.wait_s("ada", "192.0.2.1", 0.0) > 0
-    assert slow.wait_s("ada", "198.51.100.7", 0.0) == 0
-
-
-def test_many_addresses_are_spaced_out_but_not_the_owners() -> None:
-    slow = throttle.Throttle()
-    slow.failed("ada", "198.51.100.7", 0.0)
-    slow.succeeded("ada", "198.51.100.7")
-    for number in range(100):
-        slow.failed("ada", f"192.0.2.{number}", 0.0)
-    assert slow.wait_s("ada", "203.0.113.1", 0.0) == 5
-    assert slow.wait_s("ada", "203.0.113.1", 5.0) == 0
-    assert slow.wait_s("ada", "198.51.100.7", 0.0) == 0
+    waits = [slow.take(throttle.Try("ada", f"192.0.2.{number}"), 0.0) for number in range(60)]
+    assert waits[39:] == [30.0] + [None] * 20
+    assert slow.take(throttle.Try("ada", "203.0.113.1"), 1.0) == 30.0
 
 
 def test_one_address_on_many_accounts_waits_too() -> None:
     slow = throttle.Throttle()
-    for number in range(25):
-        slow.failed(f"user{number}", "192.0.2.1", 0.0)
-    assert slow.wait_s("ada", "192.0.2.1", 0.0) > 0
-    assert slow.wait_s("ada", "192.0.2.2", 0.0) == 0
+    waits = [slow.take(throttle.Try(f"user{number}", "192.0.2.1"), 0.0) for number in range(35)]
+    assert waits[:30] == pytest.approx([0.0] * 30)
+    assert waits[34] == pytest.approx(1.0)
+    assert slow.take(throttle.Try("ada", "192.0.2.2"), 0.0) == 0.0
 
 
-def test_a_right_password_clears_the_count_and_time_forgets() -> None:
+def test_a_known_browser_waits_for_its_own_tries_alone() -> None:
     slow = throttle.Throttle()
-    for _ in range(6):
-        slow.failed("ada", "192.0.2.1", 0.0)
-    assert slow.wait_s("ada", "192.0.2.1", throttle.FORGET_S + 1) == 0
-    slow.succeeded("ada", "192.0.2.1")
-    assert slow.wait_s("ada", "192.0.2.1", 0.0) == 0
+    for _ in range(60):
+        slow.take(throttle.Try("ada", "192.0.2.1"), 0.0)
+    hers = throttle.Try("ada", "192.0.2.1", "her browser")
+    assert [slow.take(hers, 0.0) for _ in range(7)] == [0.0] * 5 + [1.0, 2.0]
+    assert slow.take(throttle.Try("ada", "192.0.2.1", "her other browser"), 0.0) == 0.0
+
+
+def test_a_right_password_gives_its_turn_back() -> None:
+    slow = throttle.Throttle()
+    who = throttle.Try("ada", "192.0.2.1")
+    for _ in range(100):
+        assert slow.take(who, 0.0) == 0.0
+        slow.give_back(who)
+    slow.give_back(throttle.Try("nobody", "192.0.2.2"))
 
 
 def test_one_ipv6_customer_is_one_address() -> None:
@@ -187,8 +182,30 @@ def test_one_ipv6_customer_is_one_address() -> None:
     assert throttle.network("unix") == "unix"
 
 
-def test_the_memory_of_failures_is_bounded() -> None:
+def test_the_memory_of_tries_is_bounded() -> None:
     slow = throttle.Throttle()
     for number in range(throttle.MAX_TRACKED):
-        slow.failed(f"user{number}", "192.0.2.1", 0.0)
-    assert len(slow.tracked) <= throttle.MAX_TRACKED
+        slow.take(throttle.Try(f"user{number}", f"address {number}"), 0.0)
+    assert slow.tracked <= throttle.MAX_TRACKED
+
+
+MARKED = {forwarded.HEADER: "the mark", "X-Real-Ip": "6.6.6.6"}
+
+
+@pytest.mark.parametrize(
+    ("headers", "behind_proxy", "address"),
+    [
+        ({**MARKED, "X-Forwarded-For": "203.0.113.9"}, False, "203.0.113.9"),
+        ({**MARKED, "X-Forwarded-For": "6.6.6.6, 203.0.113.9, 10.0.0.1"}, True, "203.0.113.9"),
+        ({**MARKED, "X-Forwarded-For": "10.0.0.1"}, True, "10.0.0.1"),
+        (MARKED, False, "local"),
+        ({"X-Forwarded-For": "203.0.113.9"}, False, "local"),
+        ({forwarded.HEADER: "a guess", "X-Forwarded-For": "203.0.113.9"}, False, "local"),
+    ],
+)
+def test_an_address_counts_if_the_proxy_tells_it(headers: dict[str, str], behind_proxy: bool, address: str) -> None:  # noqa: FBT001 - a parameter of the test
+    assert forwarded.client(headers, "the mark", behind_proxy=behind_proxy) == address
+
+
+def test_without_a_mark_no_address_counts() -> None:
+    assert forwarded.client({"X-Forwarded-For": "203.0.113.9"}, "", behind_proxy=False) == "local"

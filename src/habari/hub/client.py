@@ -1,4 +1,4 @@
-"""The storage service as the hub calls it: check a name at each sign-in, ensure a user at each launch."""
+"""The storage service as the hub calls it: a name is checked at the sign-in, a user ensured at each launch."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pydantic
 from habari.core import errors, model
 
 CHECK_TIMEOUT_S = 10.0
-"""Seconds for the check of a name: arbitrary; the storage service looks into its database alone."""
+"""Seconds for the check of a name, and for taking keys back: arbitrary, the storage service has little to do."""
 
 ENSURE_TIMEOUT_S = 60.0
 """Seconds for the storage service: arbitrary; a first launch takes below one, and the slowest claim some 30."""
@@ -69,16 +69,28 @@ async def check(url: str, *, token_file: Path, name: str, issuer: str, subject: 
     Raises:
         PublicError: If the name is another person's, or the storage service does not answer; the text is for the user.
     """
-    request = model.EnsureRequest(issuer=issuer, subject=subject)
-    token = await asyncio.to_thread(token_file.read_text, "utf-8")
+    person = model.Person(issuer=issuer, subject=subject)
     try:
-        async with _post(_address(url, name, "check"), token.strip(), request, timeout_s=CHECK_TIMEOUT_S):
-            return
+        await _tell(_address(url, name, "check"), token_file, person)
     except (aiohttp.ClientError, OSError, TimeoutError) as error:
         msg = (
             f"The storage service does not answer, so it cannot be told whose name {name!r} is. "
             "Try to sign in again in a minute; if it lasts, tell your administrator."
         )
+        raise errors.UnavailableError(msg) from error
+
+
+async def retire(url: str, *, token_file: Path, name: str, issuer: str, subject: str) -> None:
+    """Have the storage service take a person's keys back; arguments as in `check`.
+
+    Raises:
+        PublicError: If that is not done; the same call may succeed later.
+    """
+    person = model.Person(issuer=issuer, subject=subject)
+    try:
+        await _tell(_address(url, name, "retire"), token_file, person)
+    except (aiohttp.ClientError, OSError, TimeoutError) as error:
+        msg = f"The storage service does not answer, so the keys of {name!r} are still valid. It is asked again."
         raise errors.UnavailableError(msg) from error
 
 
@@ -125,6 +137,12 @@ async def ensure(
     raise errors.UnavailableError(msg)
 
 
+async def _tell(address: str, token_file: Path, person: model.Person) -> None:
+    token = await asyncio.to_thread(token_file.read_text, "utf-8")
+    async with _post(address, token.strip(), person, timeout_s=CHECK_TIMEOUT_S):
+        return
+
+
 def _garbled() -> errors.UnavailableError:
     return errors.UnavailableError(
         "The storage service gave an answer that the hub does not understand, so your server was not started. "
@@ -138,7 +156,7 @@ def _address(url: str, name: str, what: str) -> str:
 
 @contextlib.asynccontextmanager
 async def _post(
-    address: str, token: str, request: model.EnsureRequest, *, timeout_s: float
+    address: str, token: str, request: model.Person, *, timeout_s: float
 ) -> AsyncIterator[aiohttp.ClientResponse]:
     limits = aiohttp.ClientTimeout(total=timeout_s, sock_connect=min(10.0, timeout_s))
     async with (

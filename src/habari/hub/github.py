@@ -37,6 +37,8 @@ def configure(c: Any, sign_in: config.SignIn, check: identity.Check) -> None:
     admins = frozenset(name.lower() for name in sign_in.admin_users)
     c.Authenticator.post_auth_hook = identity.make_hook(lambda result: bind(issuer, result), check, admins)
     c.GitHubOAuthenticator.refresh_user_hook = _refresh
+    # A token that somebody made is not refreshed: without a new sign-in it launches nothing.
+    c.Launch.longest_sign_in = float(identity.SESSION_S)
 
 
 def bind(issuer: str, authentication: Mapping[str, Any]) -> identity.Binding:

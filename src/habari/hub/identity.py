@@ -6,9 +6,10 @@ A name can change hands: an account is removed and made anew, a GitHub user rena
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Protocol, TypedDict
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from typing import Any, NotRequired, Protocol, TypedDict
 
 from jupyterhub import orm
 from tornado import web
@@ -19,11 +20,18 @@ SESSION_S = 12 * 3600
 """Seconds until a sign-in that cannot be checked again must be repeated: arbitrary, a working day."""
 
 
+TOKEN_STATE = "habari_token_hash"  # noqa: S105 - a name
+"""Where a spawner's state keeps the hub's own hash of the server's token."""
+
+_END_TIMEOUT_S = 10.0
+"""Seconds that a launch which was cancelled may take to end: arbitrary, a server gets some to stop."""
+
+
 class Check(Protocol):
-    """Asks whose a name is; raises `PublicError` if it is another person's, or that cannot be told."""
+    """Tells the storage service of a person under a name; raises `PublicError` if it refuses or does not answer."""
 
     async def __call__(self, *, name: str, issuer: str, subject: str) -> None:
-        """Return if the person may have the name."""
+        """Return if it was done."""
 
 
 class Binding(TypedDict):
@@ -32,6 +40,8 @@ class Binding(TypedDict):
     issuer: str
     subject: str
     signed_in_at: float
+    password: NotRequired[str]
+    """Local accounts: a digest that changes with the password."""
 
 
 def make_binding(issuer: str, subject: str) -> Binding:
@@ -59,9 +69,9 @@ def read(auth_state: Mapping[str, Any] | None, name: str) -> tuple[str, str]:
     return str(issuer), str(subject)
 
 
-def recent(auth_state: Mapping[str, Any] | None, now: float) -> bool:
+def recent(auth_state: Mapping[str, Any] | None, now: float, longest_s: float = SESSION_S) -> bool:
     """Tell whether a sign-in still counts at `now` (seconds since 1970) although nobody can check it again."""
-    return bool(auth_state) and now - float((auth_state or {}).get("signed_in_at", 0)) < SESSION_S
+    return bool(auth_state) and now - float((auth_state or {}).get("signed_in_at", 0)) < longest_s
 
 
 def changed(known: Mapping[str, Any] | None, signed_in: Mapping[str, Any]) -> bool:
@@ -95,7 +105,7 @@ def make_hook(
             try:
                 await check(name=authentication["name"], issuer=binding["issuer"], subject=binding["subject"])
             except errors.PublicError as error:
-                raise web.HTTPError(error.status, str(error).replace("%", "%%")) from error
+                raise web.HTTPError(error.status, str(error)) from error
         result = {**authentication, "auth_state": binding}
         if admins is not None:
             result["admin"] = authentication["name"] in admins
@@ -114,11 +124,44 @@ async def end_sessions(user: Any, *, db: Any, proxy: Any, log: Any) -> None:
         log: The hub's log.
     """
     log.warning("%s is another person's name now, or nobody's: ending its servers, sessions and tokens", user.name)
-    for name, spawner in list(user.spawners.items()):
-        if spawner.ready:
-            await proxy.delete_user(user, name)
-            await user.stop(name)
+    end_tokens(user, db=db, keep=frozenset())
+    for name in {*user.spawners, *(name for name, each in user.orm_user.orm_spawners.items() if each.server)}:
+        await _end_server(user, name, proxy)
+    # A launch that was just ending may have made one.
+    end_tokens(user, db=db, keep=frozenset())
+
+
+def end_others(user: Any, *, db: Any) -> None:
+    """End all sessions and tokens of a user, but those with which the user's own servers speak to the hub."""
+    states = [each.state or {} for each in user.orm_user.orm_spawners.values()]
+    own = [orm.APIToken.find(db, spawner.api_token) for spawner in user.spawners.values() if spawner.api_token]
+    end_tokens(user, db=db, keep={state.get(TOKEN_STATE) for state in states} | {each.hashed for each in own if each})
+
+
+def end_tokens(user: Any, *, db: Any, keep: Collection[str | None]) -> None:
+    """End the sessions and tokens of a user.
+
+    Args:
+        user: The hub's user.
+        db: The hub's database session.
+        keep: The hashes of the tokens that stay.
+    """
     for token in [*user.orm_user.api_tokens]:
-        db.delete(token)
+        if token.hashed not in keep:
+            db.delete(token)
+    # A browser might just be about to change one for a token.
+    for code in [*user.orm_user.oauth_codes]:
+        db.delete(code)
     user.orm_user.cookie_id = orm.new_token()
     db.commit()
+
+
+async def _end_server(user: Any, name: str, proxy: Any) -> None:
+    spawner = user.spawners[name]
+    if spawner.pending == "spawn" and spawner.end_launch():
+        starting = spawner._spawn_future  # noqa: SLF001 - the hub's other handlers wait for it too
+        if starting is not None:
+            await asyncio.wait([starting], timeout=_END_TIMEOUT_S)
+    if spawner.active and spawner.pending != "stop":
+        await proxy.delete_user(user, name)
+        await user.stop(name)

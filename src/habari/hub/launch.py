@@ -13,10 +13,12 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+from jupyterhub import orm
 from jupyterhub.spawner import Spawner
 from tornado import web
 from traitlets import Float, Unicode
@@ -98,15 +100,43 @@ class Launch(Spawner):  # type: ignore[misc]  # jupyterhub is untyped
         client.ENSURE_TIMEOUT_S, config=True, help="Seconds that the storage service may take before a launch fails."
     )
 
+    longest_sign_in = Float(
+        0.0,
+        config=True,
+        help="Seconds after a sign-in during which its user can be launched; by default 0, without end. "
+        "For a sign-in that nobody can check again.",
+    )
+
     journal: Journal | None = None
     _ensuring = False
+    _starting: asyncio.Task[Any] | None = None
+    _token_hash = ""
 
     async def start(self) -> Any:
         """Ensure the user's bucket and keys, then start the server.
 
         Raises:
-            LaunchError: If they cannot be had; no server is started.
+            LaunchError: If they cannot be had, or the launch was ended; no server is started.
         """
+        self._starting = asyncio.create_task(self._start(), name=f"launch {self._log_name}")
+        try:
+            return await self._starting
+        except asyncio.CancelledError:
+            this = asyncio.current_task()
+            if this is not None and this.cancelling():
+                raise
+            msg = f"The access of {self.user.name!r} has ended, so its server was not started."
+            raise LaunchError(errors.NotPermittedError(msg)) from None
+        finally:
+            self._starting = None
+
+    def end_launch(self) -> bool:
+        """Make a launch that has not come to its end fail; return whether there was one."""
+        return self._starting is not None and self._starting.cancel()
+
+    async def _start(self) -> Any:
+        token = orm.APIToken.find(self.user.db, self.api_token)
+        self._token_hash = token.hashed if token else ""
         journal = self._open_journal()
         self._ensuring = True
         try:
@@ -124,7 +154,14 @@ class Launch(Spawner):  # type: ignore[misc]  # jupyterhub is untyped
             raise LaunchError(error) from error
 
     async def _ensure(self, journal: Journal) -> None:
-        issuer, subject = identity.read(await self.user.get_auth_state(), self.user.name)
+        state = await self.user.get_auth_state()
+        issuer, subject = identity.read(state, self.user.name)
+        if self.longest_sign_in and not identity.recent(state, time.time(), self.longest_sign_in):
+            msg = (
+                f"The last sign-in of {self.user.name!r} is more than {self.longest_sign_in / 3600:.0f} hours ago, so "
+                "the server was not started. Sign in again, then launch."
+            )
+            raise errors.NotPermittedError(msg)
         request = model.EnsureRequest(
             issuer=issuer,
             subject=subject,
@@ -157,6 +194,23 @@ class Launch(Spawner):  # type: ignore[misc]  # jupyterhub is untyped
             return None
         status: int | None = await super().poll()
         return status
+
+    def get_state(self) -> dict[str, Any]:
+        """Return what the next hub needs to tell the server's own token from those that its user made."""
+        state: dict[str, Any] = super().get_state()
+        if self._token_hash:
+            state[identity.TOKEN_STATE] = self._token_hash
+        return state
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Take over a server that an earlier hub started."""
+        super().load_state(state)
+        self._token_hash = state.get(identity.TOKEN_STATE, "")
+
+    def clear_state(self) -> None:
+        """Forget the server."""
+        super().clear_state()
+        self._token_hash = ""
 
     async def stop(self, now: bool = False) -> None:  # noqa: FBT001, FBT002 - JupyterHub's signature
         """Stop the server."""

@@ -35,6 +35,9 @@ SERVER_SCOPES = ["users:activity!user", "access:servers!server", *(f"{scope}!use
 SERVICE_SCOPES = ["list:users", "read:users", "list:groups", "read:groups"]
 """All that the storage service's own token may do at the hub."""
 
+LONGEST_TOKEN_S = 30 * 24 * 3600
+"""Longest life of a token that a user makes: arbitrary, a month; whoever may not sign in any more keeps none."""
+
 _LOADED_ROLES: dict[str, list[str]] = {"server": SERVER_SCOPES, "user": ["self", *SERVER_SCOPES[2:]]}
 _SECRET_BYTES = 32
 
@@ -55,9 +58,7 @@ def configure(c: Any, environ: Mapping[str, str] = os.environ) -> None:
     secrets = Path(_needed(environ, "HABARI_SECRETS"))
     storage_url = read_storage_url(environ)
     _set_secrets(c, secrets)
-    _set_addresses(
-        c, environ.get("HABARI_PUBLIC_URL") or public_url(tenant.listen), subdomains=tenant.listen.subdomains
-    )
+    _set_addresses(c, environ.get("HABARI_PUBLIC_URL") or tenant.listen.url, subdomains=tenant.listen.subdomains)
     _set_service(c, storage_url, read_secret(secrets, "service_token"))
     _set_spawner(c, tenant, storage_url, secrets / "launch_token")
     _set_sign_in(c, tenant, read_check(environ))
@@ -119,15 +120,10 @@ def read_check(environ: Mapping[str, str]) -> identity.Check:
     return functools.partial(client.check, read_storage_url(environ), token_file=token_file)
 
 
-def public_url(listen: config.Listen) -> str:
-    """Return the address people type, without a slash at its end."""
-    if listen.public_url:
-        return listen.public_url.rstrip("/")
-    loopback = listen.host in ("127.0.0.1", "::1", "localhost")
-    scheme, usual = ("https", 443) if listen.tls else ("http", 80)
-    return f"{scheme}://{'localhost' if loopback else listen.host}" + (
-        "" if listen.port == usual else f":{listen.port}"
-    )
+def read_retire(environ: Mapping[str, str]) -> identity.Check:
+    """Return what tells the storage service that a person's access has ended; raises as `read_check` does."""
+    token_file = Path(_needed(environ, "HABARI_SECRETS")) / "launch_token"
+    return functools.partial(client.retire, read_storage_url(environ), token_file=token_file)
 
 
 def _needed(environ: Mapping[str, str], name: str) -> str:
@@ -168,6 +164,7 @@ def _set_addresses(c: Any, url: str, *, subdomains: bool) -> None:
     cookies = {"samesite": "Lax", **settings.get("cookie_options", {})}
     c.JupyterHub.tornado_settings = {**settings, "cookie_options": cookies}
     c.JupyterHub.authenticate_prometheus = True
+    c.JupyterHub.token_expires_in_max_seconds = LONGEST_TOKEN_S
     c.JupyterHub.allow_named_servers = False
 
 

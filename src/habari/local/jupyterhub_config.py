@@ -4,11 +4,10 @@ import os
 from pathlib import Path
 
 import bcrypt
-from jupyterhub_traefik_proxy.fileprovider import TraefikFileProviderProxy
 
 from habari import hub
 from habari.core import config
-from habari.local import proxy, signin, spawner
+from habari.local import forwarded, proxy, signin, spawner
 
 c = get_config()  # type: ignore[name-defined]  # noqa: F821 - traitlets gives it to every configuration file
 
@@ -37,7 +36,12 @@ c.JupyterHub.load_roles = [
     },
 ]
 
-c.JupyterHub.proxy_class = TraefikFileProviderProxy
+c.JupyterHub.proxy_class = forwarded.MarkingProxy
+c.MarkingProxy.mark = c.AccountAuthenticator.proxy_mark = os.urandom(16).hex()
+if os.environ.get("HABARI_BEHIND_PROXY") == "1":
+    c.AccountAuthenticator.behind_proxy = True
+    # For the hub's log alone.
+    c.JupyterHub.trusted_downstream_ips = ["127.0.0.1", "::1"]
 c.TraefikFileProviderProxy.should_start = False
 c.TraefikFileProviderProxy.dynamic_config_file = str(data / "run" / "proxy" / proxy.ROUTES_FILE)
 c.TraefikFileProviderProxy.traefik_api_url = f"http://127.0.0.1:{os.environ['HABARI_PROXY_API_PORT']}"

@@ -81,6 +81,7 @@ def hub(plan: plans.Plan, session: aiohttp.ClientSession) -> parts.Part:
         "HABARI_PUBLIC_URL": plan.url,
         "HABARI_NOTEBOOK_ENVIRONMENT": str(plan.options.notebook_environment),
         "HABARI_ISOLATION": "1" if plan.options.isolation else "0",
+        "HABARI_BEHIND_PROXY": "1" if plan.options.behind_proxy else "0",
         "HABARI_PORTS": ",".join(map(str, plan.all_ports)),
     }
     file = Path(__file__).with_name("jupyterhub_config.py")

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import hashlib
+import json
 import os
+import secrets
 import time
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
@@ -18,11 +21,12 @@ from jupyterhub.handlers.login import LoginHandler
 from jupyterhub.utils import url_path_join
 from tornado import web
 from tornado.httputil import url_concat
-from traitlets import Unicode
+from traitlets import Bool, Unicode
+from traitlets import Callable as CallableTrait
 
 from habari.core import errors
 from habari.hub import identity, launch, settings
-from habari.local import accounts, homes, throttle
+from habari.local import accounts, forwarded, homes, throttle
 
 _HASHES_AT_ONCE = 2
 """Passwords checked at once: each takes 64 MiB and a core for some 50 ms."""
@@ -32,6 +36,16 @@ _HASHES_WAITING = 30
 
 _WATCH_S = 1.0
 """Seconds between looks at the accounts' file, each one `stat`: arbitrary."""
+
+_RETRY_S = 5.0
+"""Seconds until a look that failed is repeated: arbitrary."""
+
+_COOKIE = "habari-known-browser"
+"""Cookie with a random id of the browser for each account that has signed in there."""
+
+_COOKIE_DAYS = 90
+_COOKIE_NAMES = 5
+"""Accounts that one browser is known for: arbitrary, a cookie is small."""
 
 _Result = TypeVar("_Result")
 
@@ -47,6 +61,7 @@ def configure(c: Any, environ: Mapping[str, str] = os.environ) -> None:
     """
     if settings.read_tenant(environ).sign_in.method == "local":
         _use_accounts(c, Path(environ["HABARI_DIR"]) / accounts.FILE, settings.read_check(environ))
+        c.AccountAuthenticator.retire = settings.read_retire(environ)
     if not homes.isolated(environ):
         homes.admit_one(c, Path(environ["HABARI_DIR"]))
 
@@ -66,12 +81,16 @@ class AccountAuthenticator(Authenticator):  # type: ignore[misc]  # jupyterhub i
     """Lets in whoever has an account and knows its password, nobody else."""
 
     accounts_file = Unicode(config=True, help="File of the accounts; no default.")
+    proxy_mark = Unicode(config=True, help="What the proxy puts on its requests; without it, no address is believed.")
+    behind_proxy = Bool(config=True, help="Another proxy is in front of the platform's; by default there is none.")
+    retire = CallableTrait(config=True, help="Tells the storage service that a person's access has ended; no default.")
 
     def __init__(self, **kwargs: Any) -> None:
         """Begin with no failures counted."""
         super().__init__(**kwargs)
         self._reader = accounts.Reader(Path(self.accounts_file))
         self._throttle = throttle.Throttle()
+        self._changing = asyncio.Lock()
         self._slots = asyncio.Semaphore(_HASHES_AT_ONCE)
         self._waiting = 0
         # Checked for names without an account, so that the time of an answer does not tell which names have one.
@@ -92,41 +111,80 @@ class AccountAuthenticator(Authenticator):  # type: ignore[misc]  # jupyterhub i
         """Return who signs in, or None if name or password is wrong.
 
         Raises:
-            HTTPError: 429 if this address must wait, or too many sign in at once.
+            HTTPError: 429 if too many sign in at once.
         """
         name = self.normalize_username(data.get("username", ""))
-        password = data.get("password", "")
-        account = await self.check(name, password, handler.request.remote_ip)
+        known = json.loads(handler.get_signed_cookie(_COOKIE, max_age_days=_COOKIE_DAYS) or "{}")
+        account = await self.check(name, data.get("password", ""), self._try(handler, name, known.get(name, "")))
         if account is None:
             return None
+        self._remember(handler, name, known)
+        if (user := handler.find_user(name)) is not None:
+            async with self._changing:
+                await self._follow_password(user, account, handler.db)
         return {
             "name": name,
             "admin": account.admin or name in self.admin_users,
             "auth_state": _binding(account),
         }
 
-    async def check(self, name: str, password: str, address: str) -> accounts.Account | None:
-        """Return the account if the password is right, else None; guessing gets slower and slower.
+    def _try(self, handler: Any, name: str, browser: str) -> throttle.Try:
+        headers = handler.request.headers
+        address = forwarded.client(headers, self.proxy_mark, behind_proxy=self.behind_proxy)
+        return throttle.Try(name, address, browser)
+
+    def _remember(self, handler: Any, name: str, known: dict[str, str]) -> None:
+        # Without its owner's password, nobody gets a browser that others' guesses do not hold up.
+        kept = {name: known.get(name) or secrets.token_hex(16), **known}
+        value = json.dumps(dict(list(kept.items())[:_COOKIE_NAMES]))
+        secure = handler.request.protocol == "https"
+        options = {"httponly": True, "samesite": "Lax", "secure": secure, "path": handler.hub.base_url}
+        handler.set_signed_cookie(_COOKIE, value, expires_days=_COOKIE_DAYS, **options)
+
+    async def check(self, name: str, password: str, who: throttle.Try) -> accounts.Account | None:
+        """Return the account if the password is right, else None; guesses wait longer and longer.
 
         Raises:
-            HTTPError: 429 if this address must wait, or too many sign in at once.
+            HTTPError: 429 if too many sign in at once.
         """
-        now = time.monotonic()
-        if wait_s := self._throttle.wait_s(name, address, now):
-            unit = f"{wait_s} seconds" if wait_s > 1 else "1 second"
-            msg = f"Too many wrong passwords. Wait {unit}, then try again."
+        wait_s = self._throttle.take(who, time.monotonic())
+        if wait_s is None:
+            msg = "Too many tries to sign in wait for their turn. Wait a minute, then try again."
             raise web.HTTPError(HTTPStatus.TOO_MANY_REQUESTS, msg)
-        self._throttle.failed(name, address, now)
+        await asyncio.sleep(wait_s)
         account = self.account(name)
-        right = await self.in_thread(
-            accounts.matches,
-            account.password_hash if account else self._decoy,
-            password[: accounts.MAX_PASSWORD_LENGTH],
-        )
+        try:
+            right = await self.in_thread(
+                accounts.matches,
+                account.password_hash if account else self._decoy,
+                password[: accounts.MAX_PASSWORD_LENGTH],
+            )
+        except web.HTTPError:
+            self._throttle.give_back(who)
+            raise
         if account is None or not right:
             return None
-        self._throttle.succeeded(name, address)
+        self._throttle.give_back(who)
         return account
+
+    async def change_password(self, handler: Any, current: str, new: str) -> None:
+        """Change the password of whoever is signed in, and end all their other sessions and tokens.
+
+        Raises:
+            PublicError: If the current password is wrong, or the new one not acceptable.
+            HTTPError: 429 if too many sign in at once.
+        """
+        user = handler.current_user
+        accounts.check_password(user.name, new)
+        # A session of its own counts as a browser that the owner has used.
+        if await self.check(user.name, current, self._try(handler, user.name, "signed in")) is None:
+            msg = "The current password is wrong; your password was not changed."
+            raise errors.NotPermittedError(msg)
+        async with self._changing:  # else the watcher would end this session too
+            change = functools.partial(accounts.set_password, Path(self.accounts_file), user.name)
+            await self.in_thread(change, new)
+            if (account := self.account(user.name)) is not None:
+                await self._follow_password(user, account, handler.db)
 
     async def in_thread(self, work: Callable[..., _Result], *args: Any) -> _Result:
         """Run a function that hashes a password, few at once and not on the hub's loop.
@@ -154,7 +212,10 @@ class AccountAuthenticator(Authenticator):  # type: ignore[misc]  # jupyterhub i
         del handler
         account = self.account(user.name)
         state = await user.get_auth_state()
-        if account is None or not state or identity.changed(state, _binding(account)):
+        binding = _binding(account) if account else None
+        if account is None or binding is None or not state or identity.changed(state, binding):
+            return False
+        if state.get("password") != binding["password"]:
             return False
         admin = account.admin or user.name in self.admin_users
         if admin != bool(user.admin):
@@ -176,23 +237,50 @@ class AccountAuthenticator(Authenticator):  # type: ignore[misc]  # jupyterhub i
         # Pages ask for the account themselves. A running server and its tokens do not.
         checked: accounts.Accounts | None = None
         while True:
+            await asyncio.sleep(_WATCH_S)
             try:
                 kept = self._reader.all()
                 if kept is not checked:
-                    checked = kept
                     await self._end_others(app, kept)
-            except errors.ConfigError as error:
-                self.log.warning("%s", error)
-            await asyncio.sleep(_WATCH_S)
+                    checked = kept
+            except errors.HabariError as error:
+                self.log.warning("The accounts' changes could not be followed; trying again. %s", error)
+                await asyncio.sleep(_RETRY_S)
+            except Exception:  # the top of a task: whatever it is, it must not let those stay who were removed
+                self.log.exception("The accounts' changes could not be followed; trying again")
+                app.db.rollback()
+                await asyncio.sleep(_RETRY_S)
 
     async def _end_others(self, app: Any, kept: accounts.Accounts) -> None:
+        failed: list[Exception] = []
         for orm_user in app.db.query(orm.User).all():
-            user = app.users[orm_user]
-            state = await user.get_auth_state()
-            account = kept.get(user.name)
-            if state and (account is None or identity.changed(state, _binding(account))):
-                await identity.end_sessions(user, db=app.db, proxy=app.proxy, log=self.log)
-                await user.save_auth_state(None)
+            try:
+                async with self._changing:
+                    await self._end_other(app, app.users[orm_user], kept.get(orm_user.name))
+            except Exception as error:  # noqa: BLE001 - raised below; one user's trouble must not keep another in
+                failed.append(error)
+        if failed:
+            raise failed[0]
+
+    async def _end_other(self, app: Any, user: Any, account: accounts.Account | None) -> None:
+        state = await user.get_auth_state()
+        if not state:
+            return
+        if account is not None and not identity.changed(state, _binding(account)):
+            await self._follow_password(user, account, app.db)
+            return
+        await identity.end_sessions(user, db=app.db, proxy=app.proxy, log=self.log)
+        await self.retire(name=user.name, issuer=state["issuer"], subject=state["subject"])
+        await user.save_auth_state(None)
+
+    async def _follow_password(self, user: Any, account: accounts.Account, db: Any) -> None:
+        """End the sessions and tokens that began with another password; the caller holds the lock."""
+        state = await user.get_auth_state()
+        password = _binding(account)["password"]
+        if state and state.get("password") != password:
+            self.log.info("The password of %s was changed: ending all other sessions and tokens", user.name)
+            identity.end_others(user, db=db)
+            await user.save_auth_state({**state, "password": password})
 
     def get_handlers(self, app: Any) -> list[tuple[str, type[BaseHandler]]]:
         """Return the pages that come with this sign-in; the hub calls it once, while it starts."""
@@ -201,7 +289,8 @@ class AccountAuthenticator(Authenticator):  # type: ignore[misc]  # jupyterhub i
 
 
 def _binding(account: accounts.Account) -> identity.Binding:
-    return identity.make_binding(accounts.ISSUER, account.subject)
+    password = hashlib.sha256(account.password_hash.encode()).hexdigest()
+    return {**identity.make_binding(accounts.ISSUER, account.subject), "password": password}
 
 
 class _LoginHandler(LoginHandler):  # type: ignore[misc]  # jupyterhub is untyped
@@ -233,21 +322,13 @@ class AccountHandler(BaseHandler):  # type: ignore[misc]  # jupyterhub is untype
             if given["new"] != given["again"]:
                 msg = "The two new passwords differ; type the same one twice."
                 raise errors.InvalidInputError(msg)
-            accounts.check_password(user.name, given["new"])
-            if await authenticator.check(user.name, given["current"], self.request.remote_ip) is None:
-                msg = "The current password is wrong; your password was not changed."
-                raise errors.NotPermittedError(msg)
-            change = functools.partial(accounts.set_password, Path(authenticator.accounts_file), user.name)
-            await authenticator.in_thread(change, given["new"])
+            await authenticator.change_password(self, given["current"], given["new"])
         except errors.PublicError as error:
             await self._show(message=str(error), status=error.status)
             return
         except web.HTTPError as error:
-            await self._show(message=error.log_message or "", status=error.status_code)
+            await self._show(message=error.get_message() or "", status=error.status_code)
             return
-        # Whoever else is signed in with the old password is no more; this browser gets a new session.
-        user.orm_user.cookie_id = orm.new_token()
-        self.db.commit()
         self.set_login_cookie(user)
         self.log.info("User %s changed the password", user.name)
         await self._show(done=True)

@@ -1,9 +1,9 @@
-"""Slows the guessing of passwords down, without a lock that a stranger could close on the owner.
+"""Slows the guessing of passwords down: each try waits for its turn, and a right password is checked like a wrong one.
 
-Failures are counted three ways: of one address on one account, of one address on all accounts, and of
-all addresses on one account. The first two make that address wait. The third, which only many addresses
-together reach, spaces tries out for addresses from which nobody has signed in to the account; an address
-of the owner is not held up by it.
+Tries take turns, of an account and of an address: some at once, then one after a pause. A right password gives its
+turn back, so that only wrong ones use turns up. A browser in which the owner of the account has signed in before has
+turns of its own, and nobody else's guesses hold it up. Any other browser waits behind those who came first, and is
+turned away only where that would take longer than `LONGEST_WAIT_S`: nothing tells it from a flood of guesses.
 """
 
 from __future__ import annotations
@@ -11,49 +11,52 @@ from __future__ import annotations
 import collections
 import dataclasses
 import ipaddress
-import math
-from collections.abc import Mapping
-from typing import TypeVar
 
-PAIR_FREE = 5
-"""Failures of one address on one account before it waits: arbitrary, room for typing errors."""
-
-ADDRESS_FREE = 20
-"""Failures of one address on all accounts before it waits: arbitrary, a class room behind one address."""
-
-ACCOUNT_FREE = 50
-"""Failures of all addresses on one account before strangers' tries are spaced out: arbitrary."""
-
-ACCOUNT_PAUSE_S = 5.0
-"""Seconds between strangers' tries from then on: arbitrary, some 17,000 guesses a day."""
-
-MAX_PAUSE_S = 900.0
-"""Longest wait: arbitrary; 96 guesses a day."""
-
-FORGET_S = 24 * 3600.0
-"""Seconds without a failure after which one is forgotten."""
-
-_Key = TypeVar("_Key")
-_Value = TypeVar("_Value")
+LONGEST_WAIT_S = 30.0
+"""Longest wait for a turn: arbitrary, what people may take for a slow page."""
 
 MAX_TRACKED = 10_000
-"""Most counters kept, the least used dropped: arbitrary, some megabytes."""
+"""Most accounts, addresses and browsers kept in mind, the least used dropped: arbitrary, some megabytes."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Count:
-    """Failures so far, and when the last was (seconds)."""
+class Pace:
+    """How fast turns come: `at_once` of them, then one every `pause_s` seconds."""
 
-    failures: int = 0
-    last: float = 0.0
+    at_once: int
+    pause_s: float
 
 
-def pause_s(count: Count, now: float, *, free: int, longest: float = MAX_PAUSE_S) -> float:
-    """Return the seconds to wait before the next try: none, then 1, doubled with each failure."""
-    over = count.failures - free
-    if over < 0:
-        return 0.0
-    return max(0.0, count.last + min(longest, 2.0 ** min(over, 30)) - now)
+ACCOUNT = Pace(10, 1.0)
+"""Tries on one account, those of browsers that its owner has used left out: arbitrary, room for typing errors."""
+
+ADDRESS = Pace(30, 0.2)
+"""Tries of one address on all accounts: arbitrary, a class room behind one address."""
+
+BROWSER = Pace(5, 1.0)
+"""Tries of one browser that the account's owner has used: arbitrary, room for typing errors."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Try:
+    """A try to sign in.
+
+    Attributes:
+        account: The account.
+        address: Where it comes from.
+        browser: The browser, if the account's owner has signed in with it before; else empty.
+    """
+
+    account: str
+    address: str
+    browser: str = ""
+
+    @property
+    def turns(self) -> dict[tuple[str, ...], Pace]:
+        """What the try takes turns of."""
+        if self.browser:
+            return {("browser", self.account, self.browser): BROWSER}
+        return {("account", self.account): ACCOUNT, ("address", network(self.address)): ADDRESS}
 
 
 def network(address: str) -> str:
@@ -68,53 +71,33 @@ def network(address: str) -> str:
 
 
 class Throttle:
-    """Counts failures in memory; a restart of the hub forgets them."""
+    """Keeps turns in memory; a restart of the hub forgets them."""
 
     def __init__(self) -> None:
-        """Begin with no failures."""
-        self._counts: collections.OrderedDict[tuple[str, ...], Count] = collections.OrderedDict()
-        self._homes: collections.OrderedDict[tuple[str, str], None] = collections.OrderedDict()
+        """Begin with all turns free."""
+        # When the turns taken so far would be over, had there been none at once.
+        self._taken: collections.OrderedDict[tuple[str, ...], float] = collections.OrderedDict()
 
-    def wait_s(self, account: str, address: str, now: float) -> int:
-        """Return the whole seconds that this address must wait before it may try this account; 0 for none."""
-        place = network(address)
-        waits = [
-            pause_s(self._get(("pair", account, place), now), now, free=PAIR_FREE),
-            pause_s(self._get(("address", place), now), now, free=ADDRESS_FREE),
-        ]
-        if (account, place) not in self._homes:
-            count = self._get(("account", account), now)
-            waits.append(pause_s(count, now, free=ACCOUNT_FREE, longest=ACCOUNT_PAUSE_S))
-        return math.ceil(max(waits))
+    def take(self, who: Try, now: float) -> float | None:
+        """Take a turn, and return the seconds until it comes; None if it is too far away, and then none is taken."""
+        until = {key: max(self._taken.get(key, now), now) for key in who.turns}
+        wait_s = max(until[key] - now - (pace.at_once - 1) * pace.pause_s for key, pace in who.turns.items())
+        if wait_s > LONGEST_WAIT_S:
+            return None
+        for key, pace in who.turns.items():
+            self._taken[key] = until[key] + pace.pause_s
+            self._taken.move_to_end(key)
+        while len(self._taken) > MAX_TRACKED:
+            self._taken.popitem(last=False)
+        return max(0.0, wait_s)
 
-    def failed(self, account: str, address: str, now: float) -> None:
-        """Count a failure. Call it before the password is checked, so that many at once count each."""
-        place = network(address)
-        for key in (("pair", account, place), ("address", place), ("account", account)):
-            count = self._get(key, now)
-            _keep(self._counts, key, Count(count.failures + 1, now))
-
-    def succeeded(self, account: str, address: str) -> None:
-        """Forget the failures of this address on this account, and the one just counted elsewhere."""
-        place = network(address)
-        self._counts.pop(("pair", account, place), None)
-        for key in (("address", place), ("account", account)):
-            if count := self._counts.get(key):
-                self._counts[key] = Count(max(0, count.failures - 1), count.last)
-        _keep(self._homes, (account, place), None)
-
-    def _get(self, key: tuple[str, ...], now: float) -> Count:
-        count = self._counts.get(key, Count())
-        return Count() if now - count.last > FORGET_S else count
+    def give_back(self, who: Try) -> None:
+        """Free the turn of a try that was right, or was not checked."""
+        for key, pace in who.turns.items():
+            if key in self._taken:
+                self._taken[key] -= pace.pause_s
 
     @property
-    def tracked(self) -> Mapping[tuple[str, ...], Count]:
-        """The counters, for tests."""
-        return self._counts
-
-
-def _keep(kept: collections.OrderedDict[_Key, _Value], key: _Key, value: _Value) -> None:
-    kept[key] = value
-    kept.move_to_end(key)
-    if len(kept) > MAX_TRACKED:
-        kept.popitem(last=False)
+    def tracked(self) -> int:
+        """How many accounts, addresses and browsers are kept in mind."""
+        return len(self._taken)
