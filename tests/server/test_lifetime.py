@@ -124,7 +124,7 @@ def test_a_server_that_is_stopped_gives_up_its_uploads(person: Person, mode: str
     person.begin_two_uploads(server)
     begun = time.monotonic()
     server.stop()
-    assert time.monotonic() - begun < lifetime.CLOSE_S
+    assert time.monotonic() - begun < 3 * lifetime.CLOSE_S  # with all that Jupyter Server ends
     assert (hidden_files(server.home), person.uploads()) == ([], [])
     assert list(server.home.rglob("unfinished/*")) == []
     assert "Traceback" not in server.log.read_text()
