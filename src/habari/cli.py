@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 
 _DEFAULT_DIR = Path(os.environ.get("XDG_DATA_HOME") or "~/.local/share") / "habari"
 _STOP_TIMEOUT_S = 60.0
+_OLD_KERNEL = (
+    "  This Linux is older than 6.7: while a part of the platform is started again, a user's program could take its\n"
+    "  port and be shown what is meant for it. Let in only people you trust, or use a newer kernel."
+)
 _NOT_RUNNING = 3
 """Exit status of `status` when nothing runs: https://refspecs.linuxbase.org/LSB_5.0.0/LSB-Core-generic/."""
 
@@ -60,7 +64,7 @@ def up(  # noqa: PLR0913 - one parameter an option
     ] = None,
 ) -> None:
     """Run the platform until Ctrl-C."""
-    from habari.local import folder, plan, stack  # noqa: PLC0415 - not installed with every extra
+    from habari.local import folder, inside, plan, stack  # noqa: PLC0415 - not installed with every extra
 
     options = plan.Options(
         dir=directory,
@@ -76,6 +80,8 @@ def up(  # noqa: PLR0913 - one parameter an option
     try:
         prepared = plan.prepare(options, tenant, data)
         console.print(f"Starting Habari in {data.path}")
+        if options.isolation and not inside.keeps_ports():
+            console.print(_OLD_KERNEL)
         asyncio.run(stack.run(prepared, console.print, lambda: _announce(prepared)))
     finally:
         lock.release()

@@ -1,11 +1,39 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import sysconfig
 from pathlib import Path
 
+import pytest
+
 from habari.local import sandbox
+
+
+def _run_inside(box: sandbox.Sandbox, code: str) -> subprocess.CompletedProcess[str]:
+    """Run code as the sandbox's first program: nothing has been given up yet."""
+    argv = sandbox.command(box, system=sandbox.read_system(), fds={"passwd": 0, "group": 0, "info": 2})
+    for flag, values in (("--ro-bind-data", 2), ("--ro-bind-data", 2), ("--info-fd", 1)):
+        at = argv.index(flag)
+        del argv[at : at + 1 + values]
+    command = [*argv, str(box.environment.python), "-I", "-c", code]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+@pytest.mark.parametrize("setting", ["kernel/core_pattern", "vm/overcommit_memory"])
+def test_even_root_in_a_sandbox_changes_no_setting_of_the_kernel(tmp_path: Path, setting: str) -> None:
+    box = sandbox.Sandbox(
+        "ada",
+        tmp_path,
+        "/home/ada",
+        sandbox.read_environment(Path(sys.prefix)),
+        uid=50_000 if os.geteuid() == 0 else None,
+    )
+    done = _run_inside(box, f"import os; os.open('/proc/sys/{setting}', os.O_WRONLY)")
+    assert done.returncode == 1
+    assert "Read-only file system" in done.stderr or "Permission denied" in done.stderr, done.stderr
+    assert _run_inside(box, f"import os; os.open('/proc/sys/{setting}', os.O_RDONLY)").returncode == 0
 
 
 def test_a_link_to_the_interpreter_does_not_show_the_folder_that_holds_it(tmp_path: Path) -> None:
@@ -26,15 +54,5 @@ def test_a_link_to_the_interpreter_does_not_show_the_folder_that_holds_it(tmp_pa
     home = tmp_path / "home"
     home.mkdir()
     box = sandbox.Sandbox("ada", home, "/home/ada", read)
-    argv = sandbox.command(box, system=sandbox.read_system(), fds={"passwd": 0, "group": 0, "info": 2})
-    for flag in ("--ro-bind-data", "--ro-bind-data", "--info-fd"):
-        at = argv.index(flag)
-        del argv[at : at + (2 if flag == "--info-fd" else 3)]
-    shown = subprocess.run(
-        [*argv, str(read.python), "-I", "-c", f"import os, ssl; print(os.listdir({str(operator)!r}))"],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    shown = _run_inside(box, f"import os, ssl; print(os.listdir({str(operator)!r}))")
     assert (shown.stdout, shown.returncode) == ("['bin']\n", 0), shown.stderr

@@ -80,9 +80,12 @@ def keep_to_own_sockets(ports: Collection[int] = ()) -> bool:
 
     Returns:
         Whether abstract Unix sockets are out of reach.
+
+    Raises:
+        SystemExit: If the kernel has these rules and does not take them: the server must not start then.
     """
     libc = ctypes.CDLL(None, use_errno=True)
-    abi = libc.syscall(_LANDLOCK_CREATE_RULESET, None, 0, _LANDLOCK_CREATE_RULESET_VERSION)
+    abi = landlock_abi()
     binding = _LANDLOCK_BIND_TCP if ports and abi >= _FIRST_ABI_WITH_PORTS else 0
     scopes = _LANDLOCK_SCOPES if abi >= _FIRST_ABI_WITH_SCOPES else 0
     if not binding and not scopes:
@@ -90,15 +93,32 @@ def keep_to_own_sockets(ports: Collection[int] = ()) -> bool:
     attributes = struct.pack("=QQQ", 0, binding, scopes)
     ruleset = libc.syscall(_LANDLOCK_CREATE_RULESET, attributes, len(attributes), 0)
     if ruleset < 0:
-        return False
+        raise _not_taken()
     try:
         if binding:
             _allow_ports(libc, ruleset, ports)
             seccomp.apply(libc)
         libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-        return bool(libc.syscall(_LANDLOCK_RESTRICT_SELF, ruleset, 0) == 0 and scopes)
+        if libc.syscall(_LANDLOCK_RESTRICT_SELF, ruleset, 0) != 0:
+            raise _not_taken()
     finally:
         os.close(ruleset)
+    return bool(scopes)
+
+
+def landlock_abi() -> int:
+    """Return the version of the kernel's Landlock; 0 or less where there is none."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    return int(libc.syscall(_LANDLOCK_CREATE_RULESET, None, 0, _LANDLOCK_CREATE_RULESET_VERSION))
+
+
+def keeps_ports() -> bool:
+    """Tell whether this kernel can keep programs in a sandbox from the platform's ports (Linux 6.7 and later)."""
+    return landlock_abi() >= _FIRST_ABI_WITH_PORTS
+
+
+def _not_taken() -> SystemExit:
+    return SystemExit("The server was not started: the kernel did not take the rules of its sandbox (Landlock).")
 
 
 def _allow_ports(libc: Any, ruleset: int, taken: Collection[int]) -> None:
@@ -108,7 +128,8 @@ def _allow_ports(libc: Any, ruleset: int, taken: Collection[int]) -> None:
     for port in (0, *range(_FIRST_PORT, _LAST_PORT + 1)):
         if port not in taken:
             rule[1] = port
-            add(number, ruleset, _LANDLOCK_RULE_NET_PORT, rule, 0)
+            if add(number, ruleset, _LANDLOCK_RULE_NET_PORT, rule, 0) != 0:
+                raise _not_taken()
 
 
 def add_own_packages() -> None:

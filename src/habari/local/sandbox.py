@@ -290,7 +290,8 @@ def _machine(system: Mapping[str, str | None]) -> list[str]:
     result += _above([Path("/etc") / name for name in _ETC])
     for name in _ETC:
         result += ["--ro-bind-try", f"/etc/{name}", f"/etc/{name}"]
-    result += ["--proc", "/proc", "--dev", "/dev"]
+    # Read-only again: whoever is root outside could set there which program the kernel runs after a crash.
+    result += ["--proc", "/proc", "--ro-bind", "/proc/sys", "/proc/sys", "--dev", "/dev"]
     result += ["--perms", "1777", "--size", str(TMP_BYTES), "--tmpfs", "/tmp"]  # noqa: S108 - the sandbox's own
     result += ["--perms", "1777", "--size", str(_RUN_BYTES), "--tmpfs", "/run"]
     return [*result, "--dir", "/var", "--symlink", "/tmp", "/var/tmp", "--symlink", "/run", "/var/run"]  # noqa: S108
