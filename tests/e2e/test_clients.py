@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import dataclasses
+import html
 import json
+import os
+import signal
 import textwrap
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -14,7 +19,7 @@ import platform_process
 import pytest
 import pytest_asyncio
 
-from habari.local import accounts
+from habari.local import accounts, servers
 
 pytestmark = [pytest.mark.hub, pytest.mark.asyncio(loop_scope="module")]
 
@@ -215,9 +220,9 @@ async def test_the_variables_are_the_same_in_kernel_and_terminal(two: Two, platf
 async def test_the_hub_hands_no_key_to_the_server(two: Two, platform: platform_process.Platform) -> None:
     """Kernels and terminals inherit from the server what it fetched itself."""
     started = [_started_with(pid) for pid in platform.processes()]
-    servers = [each for each in started if f"JUPYTERHUB_USER={two.bob.name}" in each]
-    assert servers
-    for variables in servers:
+    of_bob = [each for each in started if f"JUPYTERHUB_USER={two.bob.name}" in each]
+    assert of_bob
+    for variables in of_bob:
         assert not [each for each in variables if each.startswith(("AWS_", "S3_")) or each.endswith("of-the-operator")]
 
 
@@ -269,6 +274,80 @@ async def test_a_real_folder_named_buckets_stays_reachable(two: Two) -> None:
     status, model = await two.bob.request("PUT", "api/contents/buckets (home)/new.txt", json=body)
     assert status == 201, model
     assert await two.kernel.run("print((folder / 'new.txt').read_text())") == "y\n"
+
+
+async def test_a_launch_waits_for_the_storage_service_and_the_hub_does_not(
+    two: Two, platform: platform_process.Platform
+) -> None:
+    async with _signed_in(platform, "cat") as cat:
+        pid = _pid(platform, "storage service")
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            launching = asyncio.create_task(cat.launch())
+            async with asyncio.timeout(5):
+                for page in ("health", "home", "home", "home"):
+                    async with two.ada._session.get(f"{two.ada.url}/hub/{page}") as answer:
+                        assert answer.status == 200
+            assert not launching.done()
+            assert not (platform.folder / servers.FOLDER / "cat").exists()
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        await launching
+        assert "user-cat" in await cat.names("buckets")
+
+
+async def test_without_storage_a_server_is_not_started_and_the_reason_is_shown(
+    two: Two, platform: platform_process.Platform
+) -> None:
+    async with _signed_in(platform, "dan") as dan:
+        platform.lines.clear()
+        os.kill(_pid(platform, "storage service"), signal.SIGKILL)
+        port = json.loads((platform.folder / "run" / "ports.json").read_text())["storage"]
+        async with await _take(port):
+            said = await _failure(dan)
+            assert (
+                "The storage service does not answer, so your bucket and keys cannot be had and your server was not "
+                "started. Try again in a minute" in said
+            )
+            assert not (platform.folder / servers.FOLDER / "dan").exists()
+            assert not (platform.folder / "logs" / "servers" / "dan.log").exists()
+            async with asyncio.timeout(5), two.ada._session.get(f"{two.ada.url}/hub/home") as answer:
+                assert answer.status == 200
+        await asyncio.to_thread(platform.wait_for, "The storage service runs again.")
+        await dan.launch()
+        assert "user-dan" in await dan.names("buckets")
+
+
+@contextlib.asynccontextmanager
+async def _signed_in(platform: platform_process.Platform, name: str) -> AsyncIterator[person.Person]:
+    async with person.Person(platform.url, name, accounts.add(platform.folder / accounts.FILE, name)) as made:
+        assert await made.sign_in() == 200
+        yield made
+
+
+async def _take(port: int) -> asyncio.Server:
+    """Take a port as soon as its owner is dead, and end every connection to it."""
+    async with asyncio.timeout(5):
+        while True:
+            with contextlib.suppress(OSError):
+                return await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", port)
+            await asyncio.sleep(0.001)
+
+
+async def _failure(who: person.Person) -> str:
+    """Press launch and return what the page says in the end."""
+    async with who._session.get(f"{who.url}/hub/spawn/{who.name}") as page:
+        text = html.unescape(await page.text())
+        if "/spawn-pending/" not in str(page.url):
+            assert page.status != 200, text
+            return text
+    with pytest.raises(AssertionError) as failed:
+        await who._follow(who._xsrf(text))
+    return str(failed.value)
+
+
+def _pid(platform: platform_process.Platform, part: str) -> int:
+    return int(json.loads((platform.folder / "run" / "status.json").read_text())["parts"][part]["pid"])
 
 
 def _started_with(pid: int) -> list[str]:
