@@ -133,7 +133,7 @@ def page(rows: list[tuple[str, str, str]]) -> str:
         (
             f"Measured on {datetime.datetime.now(datetime.UTC):%Y-%m-%d}: {os.cpu_count()} cores"
             f" ({model_name[1] if model_name else machine.machine()}), Linux {machine.release().split('-')[0]},"
-            f" Python {machine.python_version()}, load average {os.getloadavg()[0]:.1f}."
+            f" Python {machine.python_version()}."
         ),
         "",
         "| what | measured | goal |",
