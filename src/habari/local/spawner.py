@@ -34,6 +34,7 @@ _BACKLOG = 128
 _LOG_LIMIT_BYTES = 1024 * 1024
 _KEPT = ("LANG", "LC_ALL", "LC_CTYPE", "TZ")
 _SHOWN_CHARACTERS = 400
+_TAIL_BYTES = 64 * 1024
 _CHATTER = re.compile(r"\[[DIW] \d{4}-")  # how traitlets begins a line of its log
 
 
@@ -292,9 +293,13 @@ class LocalSpawner(LocalProcessSpawner):  # type: ignore[misc]  # jupyterhub is 
 def last_line(log: Path) -> str:
     """Return the last line of weight that a server wrote, for its own user: an error, or no line of a log."""
     try:
-        lines = [line.strip() for line in log.read_text("utf-8", "replace").splitlines() if line.strip()]
+        with log.open("rb") as file:
+            # The user may have written gigabytes, and the hub waits.
+            file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL_BYTES))
+            text = file.read(_TAIL_BYTES).decode("utf-8", "replace")
     except OSError:
         return ""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
     telling = [line for line in lines if not _CHATTER.match(line)]
     return (telling or lines or [""])[-1][:_SHOWN_CHARACTERS]
 
